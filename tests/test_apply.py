@@ -120,7 +120,7 @@ def test_a_trace_and_itk_files_are_composed_exactly_as_itk_does(tmp_path):
         limit = 1e-4 if name == "trace.h5" else 0.2  # a trace's own inverse field, read between voxels
         assert len(error) > 10
         assert error.max() < limit
-    with pytest.raises(ValueError, match="grid: expected an image on whose grid the result is wanted"):
+    with pytest.raises(ValueError, match="grid: expected an image whose grid the result is to have"):
         apply([tmp_path / "first.tfm"], tmp_path / "source.nii.gz", tmp_path / "no.nii.gz")
 
 
@@ -149,7 +149,7 @@ def test_antss_two_files_are_one_transform(tmp_path):
 def test_formats_that_count_from_grids_ask_for_them(tmp_path):
     np.savetxt(tmp_path / "flirt.mat", np.eye(4))
     write_points(tmp_path / "points.csv", ["a"], torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="name the moving one by --source"):
+    with pytest.raises(ValueError, match="name the moving one with --source"):
         apply([tmp_path / "flirt.mat"], tmp_path / "points.csv", tmp_path / "out.csv", format="flirt")
 
 
@@ -159,7 +159,7 @@ def test_the_command_says_what_it_did(saved):
     done = CliRunner().invoke(app, ["apply", str(folder / "trace"), str(source), "-o", str(out)])
     assert done.exit_code == 0, done.output
     assert "image through trace" in done.output
-    assert "come from within it" in done.output
+    assert "map into the image" in done.output
     back = folder / "back.nii.gz"
     listed = [f"[{folder / 'trace'},1]", str(folder / "trace")]  # first there, then back
     done = CliRunner().invoke(app, ["apply", *listed, str(source), "-o", str(back)])

@@ -108,7 +108,7 @@ BROKEN = {
     "not a number": ("bad.nii.gz", with_value(np.nan), r"holds 1 voxel\(s\) that are NaN or infinite; replace them"),
     "infinite": ("bad.nii.gz", with_value(-np.inf), r"holds 1 voxel\(s\) that are NaN or infinite; replace them"),
     "constant": ("bad.nii.gz", lambda p: save(p, np.full(SHAPE, 7.0)), r"is constant \(7 everywhere\)"),
-    "unknown kind": ("bad.xyz", lambda p: p.write_text("hello"), r"unknown kind of file; expected \.nii"),
+    "unknown kind": ("bad.xyz", lambda p: p.write_text("hello"), r"unknown file type; expected \.nii"),
     "broken natural image": (
         "bad.png",
         lambda p: p.write_bytes(b"\x89PNG\r\n"),
@@ -202,7 +202,7 @@ def test_broken_runs_and_datasets(capfd, tmp_path, raw):
     assert str(weights) in translate(capfd, tmp_path, raw / "0a.nii.gz")
     weights.unlink()
     line = translate(capfd, tmp_path, raw / "0a.nii.gz")
-    assert f"{weights} is missing: the training has not come to its end; resume it" in line
+    assert f"{weights} is missing: the training has not finished; resume it" in line
     line = refused(capfd, tmp_path, "train", "tracetrans", tmp_path / "none", "--out", tmp_path / "r")
     assert "none is not a folder; make it with `medtrace prepare`" in line
     line = refused(capfd, tmp_path, "train", "nomethod", "--tracebench", "--out", tmp_path / "r")

@@ -35,7 +35,7 @@ def stirred(method):
     "method",
     [
         MetaRegNetMethod(MetamorphicRegNet(2, 1, channels=(4, 8), num_blocks=2)),
-        VoxelMorphMethod(DiffeomorphicVoxelMorph(2, 1, (4, 4, 4, 4), (4,))),
+        pytest.param(VoxelMorphMethod(DiffeomorphicVoxelMorph(2, 1, (4, 4, 4, 4), (4,))), marks=pytest.mark.slow),
     ],
     ids=["metaregnet", "voxelmorph"],
 )

@@ -45,6 +45,7 @@ def still(case, image):
     )
 
 
+@pytest.mark.slow
 def test_a_perfect_translation_has_no_error_and_no_drift():
     case = cases("0")[0]
     values = misaligned.translation(still(case, case["target"]), case)

@@ -79,7 +79,7 @@ def test_one_training_names_no_winner_and_several_do_where_intervals_are_apart()
     bad = [stored("U-Net regression", seed, [5.0 + 0.01 * seed] * 2) for seed in range(3)]
     controls = [stored(CONTROL, seed, [10.0, 10.0], method="") for seed in range(3)]
     one = rows_page(STUDY, [*controls, good[0], bad[0]], "command")
-    assert "Pix2Pix has the lowest mean, of one training (n = 1), which names no winner" in one
+    assert "Pix2Pix has the lowest mean, but of one training (n = 1): no winner" in one
     assert "[" not in line_of(one, "| Pix2Pix |")
     several = rows_page(STUDY, [*controls, *good, *bad], "command")
     assert "- MAE (0-255): Pix2Pix has the lowest mean, ahead of every row with an interval" in several

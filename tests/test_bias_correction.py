@@ -61,7 +61,7 @@ def uneven(tmp_path):
 def test_a_data_set_and_its_translations_are_corrected_alike(uneven, tmp_path):
     named = {"source_contrast": "T1", "target_contrast": "T2"}
     summary = prepare(uneven, tmp_path / "data", bias_correction=["T1"], **named, **settings())
-    assert any(note.startswith("T1: without the bias field that N4 finds") for note in summary.notes)
+    assert any(note.startswith("T1: corrected for the bias field that N4 finds") for note in summary.notes)
     preparation = Preparation.load(tmp_path / "data" / "preparation.json")
     assert [preparation.contrasts[name].bias_corrected for name in ("T1", "T2")] == [True, False]
     stored = nibabel.load(tmp_path / "data" / "images" / "S2_source.nii.gz").get_fdata()

@@ -146,7 +146,7 @@ def test_suffix_is_not_guessed():
 def test_two_traces_of_one_name_are_refused(trace, tmp_path):
     for number in "12":
         save_trace(trace, tmp_path / number)
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="already exists"):
         bids_derivatives([tmp_path / "1", tmp_path / "2"], tmp_path / "out", sources=["sub-1_T1w"] * 2)
     assert not (tmp_path / "out").exists()
 

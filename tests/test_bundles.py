@@ -23,6 +23,7 @@ from medtrace.workflows.bundle import BUNDLES, bundle, bundle_files
 from medtrace.workflows.evaluate import evaluate
 from medtrace.workflows.train import train
 from medtrace.workflows.training.handlers import preparation_of
+from tests.trainings import methods_at_length
 
 COMMITTED = ("tracetrans", "reggan", "plasticine", "metaregnet")
 OTHERS = tuple(name for name in method_names() if name not in COMMITTED)
@@ -93,7 +94,7 @@ def test_settings_of_the_bundle_are_the_defaults(name):
         assert inference[key] == config[key], key
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", methods_at_length(OTHERS))
 def test_every_other_method_has_a_bundle_on_request(name, tmp_path):
     folder = bundle(name, tmp_path / name, presets=SMOKE)
     workflow = ConfigWorkflow(

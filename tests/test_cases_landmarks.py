@@ -57,7 +57,7 @@ def test_margin_is_relative_to_the_image(tmp_path):
         write_landmarks(tmp_path / "points.csv", ["p"], torch.tensor([[23.4 * voxel, 0, 0]]))
         read_landmarks(tmp_path / "points.csv", image=ImageGrid(grid, "image.nii"))
         write_landmarks(tmp_path / "points.csv", ["p"], torch.tensor([[24.6 * voxel, 0, 0]]))
-        with pytest.raises(ValueError, match=r"'p' lies .* mm outside of image\.nii"):
+        with pytest.raises(ValueError, match=r"'p' lies .* mm outside image\.nii"):
             read_landmarks(tmp_path / "points.csv", image=ImageGrid(grid, "image.nii"))
 
 

@@ -143,7 +143,7 @@ def test_prepare_gives_no_shares_unless_told(capsys, calls):
     received = calls("prepare", PreparationSummary(Path("d"), {"training": 2, "test": 1}, [], "list"))
     _, out, _ = run(capsys, "prepare", "pairs.csv", "--out", "d")
     assert received["prepare"][1]["fractions"] is None
-    assert out == "d: 2 training, 1 test (split of the list)\n"
+    assert out == "d: 2 training, 1 test (split from the list)\n"
 
 
 def test_translate_and_prepare_hand_their_settings_over(capsys, calls):

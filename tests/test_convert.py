@@ -72,7 +72,7 @@ def test_linear_transforms_come_back_exactly(tmp_path, format, name):
     assert apart(read_back(tmp_path / "out" / LINEAR[format], ends, format), chain, points) < 1e-5
     back = read_back(tmp_path / "out" / f"inverse_{LINEAR[format]}", ends.swapped, format)
     assert apart(back, chain.inverse(), points) < 1e-5
-    with pytest.raises(ValueError, match=f"format: {format} holds linear transforms alone"):
+    with pytest.raises(ValueError, match=f"format: {format} holds linear transforms only"):
         write_chain(deforming(ends), ends, tmp_path / "none", format)
 
 

@@ -199,7 +199,7 @@ def test_a_warp_beside_is_the_known_inverse(tmp_path):
     chain = TransformChain((FieldPart(ddf, grid.affine, "zero"),))
     write_chain(chain, Ends(grid, grid), tmp_path / "ants", "ants")
     read = read_transforms([tmp_path / "ants" / "1Warp.nii.gz"], grid, grid)
-    assert any("1InverseWarp.nii.gz beside it is taken for its inverse" in note for note in read.notes)
+    assert any("1InverseWarp.nii.gz beside it is taken as its inverse" in note for note in read.notes)
     back = sitk.DisplacementFieldTransform(
         sitk.ReadImage(str(tmp_path / "ants" / "1InverseWarp.nii.gz"), sitk.sitkVectorFloat64)
     )

@@ -462,7 +462,7 @@ def test_files_that_are_no_registration_are_refused(exported, tmp_path):
     with pytest.raises(ValueError, match="expected a Deformable Spatial Registration, received MR Image Storage"):
         read_dicom_registration(folder / "image" / "0001.dcm")
     (tmp_path / "text.dcm").write_text("no")
-    with pytest.raises(ValueError, match="is not DICOM file"):
+    with pytest.raises(ValueError, match="is not a DICOM file"):
         read_dicom_registration(tmp_path / "text.dcm")
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_dicom_registration(tmp_path / "none.dcm")

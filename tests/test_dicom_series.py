@@ -34,7 +34,7 @@ READ_THOUGH_REFUSABLE = {  # both are right by the generator; this is what is pr
 SAYS = {
     "rows_differ": "Rows",
     "gantry_tilt": "20 degrees .* add --resample-tilt",
-    "sideways_slices": "received positions up to 1[0-9.]* mm beside it",
+    "sideways_slices": "received positions up to 1[0-9.]* mm off it",
     "enhanced_two_echoes": "EffectiveEchoTime; choose one with --series: 1 = .*; 2 = ",
     "no_position": "lacks ImagePositionPatient",
 }
@@ -125,7 +125,7 @@ def test_a_number_that_may_mean_two_volumes_is_refused(tmp_path):
     dicom_variants.add_series(tmp_path / "case", "one", 2, "one")
     dicom_variants.add_series(tmp_path / "case", "two", 3, "two")
     folder = tmp_path / "case" / "series"
-    with pytest.raises(ValueError, match=r"series: '2' fits 2 volumes; choose one with --series list:NUMBER: 1 = .*"):
+    with pytest.raises(ValueError, match=r"series: '2' matches 2 volumes; choose one with --series list:NUMBER: 1 = "):
         read_image(folder, "2")
     assert [volume.description for volume in list_volumes(folder)] == ["one", "two"]
     np.testing.assert_array_equal(read_image(folder, "list:2"), read_image(folder, "3"))
@@ -133,7 +133,7 @@ def test_a_number_that_may_mean_two_volumes_is_refused(tmp_path):
 
 def test_a_series_of_what_holds_none_is_refused(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.eye(4)), tmp_path / "a.nii")
-    with pytest.raises(ValueError, match="series: expected none, received '1'; only a DICOM folder holds several"):
+    with pytest.raises(ValueError, match="series: expected none, received '1'; only a DICOM folder or a file"):
         read_image(tmp_path / "a.nii", "1")
 
 
@@ -172,7 +172,7 @@ def test_a_pair_list_names_the_volumes_of_its_folders(tmp_path):
     index = json.loads((tmp_path / "data" / "dataset.json").read_text())
     assert len(index["training"]) == 3
     (tmp_path / "once.csv").write_text(f"{columns}\ns0,two/series,two/series,2,2\n")
-    with pytest.raises(ValueError, match="source and target are one image"):
+    with pytest.raises(ValueError, match="source and target are the same image"):
         prepare(tmp_path / "once.csv", tmp_path / "other", **options)
     (tmp_path / "open.csv").write_text("subject,source,target\ns0,two/series,two/series\n")
     with pytest.raises(ValueError, match="expected one DICOM series, received 2"):

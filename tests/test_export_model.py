@@ -118,7 +118,7 @@ def test_what_samples_or_registers_is_refused(tmp_path):
 
 def test_a_program_that_answers_otherwise_is_not_written(moving, tmp_path, monkeypatch):
     monkeypatch.setattr("medtrace.workflows.export_model.TOLERANCE", 0.0)
-    with pytest.raises(ValueError, match="take another format"):
+    with pytest.raises(ValueError, match="use another format"):
         export_model(moving, tmp_path / "model.onnx")
     assert not Path(tmp_path / "model.onnx").exists()
 

@@ -192,7 +192,7 @@ def test_inverse_at_given_points():
     torch.testing.assert_close(invert(ddf, points=on_grid).ddf, invert(ddf).ddf)
 
 
-@pytest.mark.parametrize("shape", [(5, 6), (4, 3, 4)])
+@pytest.mark.parametrize("shape", [(5, 6), pytest.param((4, 3, 4), marks=pytest.mark.slow)])
 def test_gradients(shape):
     velocity = smooth(1, shape, 0.6, width=3).requires_grad_()
     other = smooth(1, shape, 0.4, width=3).requires_grad_()

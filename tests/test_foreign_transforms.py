@@ -138,7 +138,7 @@ def test_prefixes_that_end_in_a_digit_are_kept_apart(tmp_path):
     assert [member.path.name for member in members] == ["subject11Warp.nii.gz", "subject10GenericAffine.mat"]
     assert "points go 1Warp.nii.gz then 0GenericAffine.mat" in notes[0].text
     members, notes = completed([Member(tmp_path / "s3Warp.nii.gz")])
-    assert (len(members), "the warp is read alone" in notes[0].text) == (1, True)
+    assert (len(members), "only the warp is read" in notes[0].text) == (1, True)
     (tmp_path / "s3Affine.txt").touch()
     members, _ = completed([Member(tmp_path / "s3Warp.nii.gz")])
     assert [member.path.name for member in members] == ["s3Warp.nii.gz", "s3Affine.txt"]

@@ -133,7 +133,7 @@ def test_a_cache_of_compiled_loops_that_cannot_be_written_is_done_without(tmp_pa
     compiling._told.clear()
     assert compiling.compiled(doubled)(2.0) == 4.0
     (line,) = capfd.readouterr().err.splitlines()
-    assert "numba's cache cannot be written (No space left on device); compiled for this time alone" in line
+    assert "numba's cache cannot be written (No space left on device); compiled for this run only" in line
     assert str(tmp_path / "cache") in line
 
 

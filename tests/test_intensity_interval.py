@@ -137,10 +137,10 @@ def test_interval_is_read_as_it_was_written(interval, tmp_path):
 
 def test_too_few_subjects_promise_nothing(tmp_path):
     few = calibrate_interval([case(number) for number in range(6)], "few")
-    with pytest.raises(ValueError, match="promise nothing with 90 %"):
+    with pytest.raises(ValueError, match="guarantee nothing at 90 %"):
         few.write(tmp_path / FILE)
     slices = calibrate_interval([case(number) for number in range(6)], "few", unit="case")
-    assert "promise nothing for a new one" in slices.statement
+    assert "guarantee nothing for a new one" in slices.statement
     slices.write(tmp_path / FILE)
 
 
@@ -209,7 +209,7 @@ class Cases:
 def test_calibration_that_cannot_be_kept_ends_early(monkeypatch, tmp_path):
     make_weights(tmp_path)
     monkeypatch.setattr(calibrate, "RunCases", Cases)
-    with pytest.raises(ValueError, match="promise nothing with 90 %"):
+    with pytest.raises(ValueError, match="guarantee nothing at 90 %"):
         calibrated_intervals(tmp_path)
     assert not (tmp_path / FILE).exists()
     monkeypatch.setattr(calibrate, "RunCases", None)

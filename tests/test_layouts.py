@@ -163,7 +163,7 @@ def test_split_depends_on_the_seed_and_not_on_the_order():
 @pytest.mark.parametrize(
     ("fractions", "message"),
     [
-        ((0.7, 0.3), "three shares"),
+        ((0.7, 0.3), "three numbers"),
         ((0.7, 0.0, 0.4), "sum to 1"),
         ((1.2, 0.0, -0.2), "at least 0"),
         ({"train": 1.0}, "names among training, validation, test"),

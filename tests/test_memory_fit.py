@@ -86,7 +86,7 @@ def test_train_takes_what_fits(cap, tmp_path):
         "unet", out=tmp_path / "two", presets=SMOKE, settings={**EIGHT, "training.batch_size": 2}, device="cpu"
     )
     cap(3)
-    with pytest.warns(Notice, match="a batch of 8 did not fit into the memory; continues with 2"):
+    with pytest.warns(Notice, match="a batch of 8 did not fit into memory; continues with 2"):
         run = train("unet", out=tmp_path / "run", presets=SMOKE, settings=EIGHT, device="cpu", fit=True)
     assert read_run(run).settings.training.batch_size == 2
     weights = [path / "checkpoints" / "weights.safetensors" for path in (run, whole)]
@@ -143,10 +143,10 @@ def test_translate_finds_the_batch_of_slices(tmp_path, monkeypatch):
     monkeypatch.setattr(Method, "trace", short)
     image = scan(tmp_path / "scan.nii.gz", (32, 32, 6))
     options = {"device": "cpu", "progress": False, "report": False}
-    with pytest.raises(MemoryShortageError, match="batch size 2 does: --batch-size 2, or --fit takes it"):
+    with pytest.raises(MemoryShortageError, match="batch size 2 does: pass --batch-size 2 or --fit"):
         translate(run, image, tmp_path / "out", **options)
     assert sizes == [6, 4, 2]
-    with pytest.warns(Notice, match="taken with batch size 2"):
+    with pytest.warns(Notice, match="processed with batch size 2"):
         trace = translate(run, image, tmp_path / "out", **options, fit=True)
     monkeypatch.undo()
     expected = translate(run, image, tmp_path / "two", **options, batch_size=2)
@@ -175,7 +175,7 @@ def test_translate_finds_the_patch(tmp_path, monkeypatch):
     monkeypatch.setattr(Method, "trace", whole)
     image = scan(tmp_path / "scan.nii.gz", (56, 40, 40))
     options = {"device": "cpu", "progress": False, "report": False}
-    with pytest.raises(MemoryShortageError, match="patch size 48 does: --patch-size 48, or --fit takes it"):
+    with pytest.raises(MemoryShortageError, match="patch size 48 does: pass --patch-size 48 or --fit"):
         translate(run, image, tmp_path / "out", **options)
-    with pytest.warns(Notice, match="taken with patch size 48"):
+    with pytest.warns(Notice, match="processed with patch size 48"):
         translate(run, image, tmp_path / "out", **options, fit=True)

@@ -6,11 +6,12 @@ from torch import nn
 
 from medtrace.methods import Abilities, method_class, method_names
 from medtrace.testing import ContractError, check_method
+from tests.trainings import methods_at_length
 
 UNet = method_class("unet")
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", methods_at_length())
 def test_quick_contract(name):
     check_method(method_class(name))
 

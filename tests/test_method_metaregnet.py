@@ -256,7 +256,7 @@ def test_pairs_that_do_not_fit_are_refused():
     elsewhere = {**batch, "source": MetaTensor(batch["source"], affine=moved)}
     with pytest.raises(ValueError, match="resample the source onto the target's grid"):
         method.trace(elsewhere)
-    with pytest.raises(TypeError, match="segmentation: expected something to call"):
+    with pytest.raises(TypeError, match="segmentation: expected a callable"):
         metaregnet(segmentation="unet.pt")
 
 

@@ -37,14 +37,16 @@ def test_the_mapping_network_learns_at_a_hundredth_of_the_rate(method):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_second_step_takes_styles_of_references_whatever_the_seed(method, seed):
+def test_every_second_step_trains_the_generator_alone_by_references_whatever_the_seed(method, seed):
     for by_noise in (True, False, True):
         torch.manual_seed(seed)
         method.zero_grad()
         terms = method.generator_terms(method.phase("generator"), batch(), {})
         sum(terms.values()).backward()
-        learning = [parameter.grad is not None for parameter in method.networks.mapping.parameters()]
-        assert all(learning) if by_noise else not any(learning)
+        for network in (method.networks.mapping, method.networks.style_encoder):
+            learning = [parameter.grad is not None for parameter in network.parameters()]
+            assert all(learning) if by_noise else not any(learning)
+        assert all(parameter.grad is not None for parameter in method.networks.generator.parameters())
         method.after_step()
 
 

@@ -112,7 +112,7 @@ def test_names_of_subjects_stay_out():
 
 def test_a_foreign_configuration_is_refused_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match=r"config\.json: is not of a model of medtrace"):
+    with pytest.raises(ValueError, match=r"config\.json: is not from a medtrace model"):
         read_run(tmp_path)
 
 

@@ -102,7 +102,7 @@ def test_the_range_may_be_asked_for(tmp_path):
     preparation = Preparation.load(tmp_path / "data" / "preparation.json")
     assert (preparation.value_range, preparation.range_origin, preparation.depth) == (
         (0, 2047),
-        "as asked for",
+        "as requested",
         "uint16",
     )
     above = sum(int((np.round(side * 4095) > 2047).sum()) for k in range(6) for side in (blob(k), 1 - blob(k)))
@@ -202,7 +202,7 @@ def test_a_float_natural_image_comes_back_as_float_and_what_is_clipped_is_said(t
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, values.clip(-900, 1500), atol=0.01)
     above = int((values > 1500).sum())
-    assert f"{above} of 1600 pixels lie outside of the run's value range -900 to 1500" in caplog.text
+    assert f"{above} of 1600 pixels lie outside the run's value range -900 to 1500" in caplog.text
     metadata = json.loads((tmp_path / "out" / "trace.json").read_text())["metadata"]
     assert metadata["clipped_pixels"] == above
 
@@ -263,7 +263,7 @@ def test_real_slices_of_tissue_are_prepared_in_color(tmp_path, real_data):
     (tmp_path / "pairs.csv").write_text("\n".join(rows))
     summary = prepare(tmp_path / "pairs.csv", tmp_path / "data", resize=0, fractions=(0.5, 0, 0.5), progress=False)
     assert summary.notes == (
-        "value range 0 to 255 of 8-bit natural images, what 8 bits hold; --value-range sets another",
+        "value range 0 to 255 of 8-bit natural images, the range of 8 bits; --value-range sets another",
     )
     assert load_dataset(tmp_path / "data")[0]["source"].shape == (3, 96, 64)
     (tmp_path / "whole.csv").write_text(

@@ -138,7 +138,7 @@ def test_both_kinds_of_runs_are_evaluated_in_one_table(runs, tmp_path):
 
 def test_plans_say_what_is_read(runs):
     lines = plan(runs / "set", "unet", measure=False).lines
-    assert any("--set data.neighbors=1 has the slices beside it read too" in line for line in lines)
+    assert any("--set data.neighbors=1 also reads the adjacent slices" in line for line in lines)
     lines = planned_lines("unet", runs / "set", (), {"data.neighbors": 1})
     assert any("1 slice(s) on either side of each are read too (2.5D)" in line for line in lines)
 
@@ -151,7 +151,7 @@ def test_methods_of_equal_channels_refuse(name, refused):
             build_method(name, settings)
     else:
         assert build_method(name, settings).neighbors == 1
-    with pytest.raises(ValueError, match="expected 0 of volumes"):
+    with pytest.raises(ValueError, match="expected 0 for volumes"):
         settings_of(name, {"spatial_dims": 3, "data": {"kind": "prepared", "neighbors": 1}})
 
 
@@ -180,6 +180,6 @@ def test_neighbors_of_a_scan_lie_as_far_apart_as_in_training():
     assert not told
     with collecting() as told:
         assert neighbor_stride(preparation, 5.0) == 1
-    assert "lie 5 mm apart, in training 3 mm" in told[0].text
+    assert "are 5 mm apart, in training 3 mm" in told[0].text
     slices = torch.arange(10.0).reshape(10, 1, 1, 1)
     assert neighbors_in(slices, [1, 5], 1, stride=3).flatten(1).tolist() == [[0.0, 4.0], [2.0, 8.0]]

@@ -70,8 +70,8 @@ def test_unused_columns_are_said(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nul.txt", "nul is a device of Windows"),
-        ("CON", "con is a device of Windows"),
+        ("nul.txt", "nul is a device name on Windows"),
+        ("CON", "con is a device name on Windows"),
         ("a.", "ends with a dot"),
         ("../a", "expected letters"),
         ("患" * 100, "more than 180 bytes"),

@@ -148,9 +148,9 @@ def test_a_process_that_dies_takes_no_other_case_with_it():
 def test_refusals(monkeypatch):
     with pytest.raises(ValueError, match="workers: expected 1 or more, received 0"):
         run_cases(square_of, [], workers=0)
-    with pytest.raises(ValueError, match="workers: expected none beside a scheduler"):
+    with pytest.raises(ValueError, match="workers: expected none with a scheduler"):
         run_cases(square_of, [], workers=2, scheduler="tcp://x:1")
-    with pytest.raises(ValueError, match="names of their own"):
+    with pytest.raises(ValueError, match="expected distinct names"):
         run_cases(square_of, [Task("a", (1,)), Task("a", (2,))])
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ImportError, match=r"pip install 'medtrace\[dask\]'"):

@@ -48,7 +48,7 @@ def test_a_subject_is_no_partner_of_its_own():
     dataset = RandomPartner(items("aaab"))
     assert all(drawn(dataset)[:3] == [3, 3, 3] for _ in range(20))
     assert {drawn(dataset)[3] for _ in range(60)} == {0, 1, 2}
-    with pytest.raises(ValueError, match="found no target of another than 'a'"):
+    with pytest.raises(ValueError, match="found no target of a subject other than 'a'"):
         RandomPartner(items("aa"))[0]
 
 

@@ -326,7 +326,7 @@ def test_dataset_appears_whole_or_not_at_all(tmp_path):
     [
         ({"spatial_dims": 4}, "spatial_dims: expected one of 2, 3"),
         ({"axis": "oblique"}, "axis: expected one of"),
-        ({"slices": 16}, "has 15 axial slice.*16 are wanted"),
+        ({"slices": 16}, "has 15 axial slice.*16 were requested"),
         ({"crop": (1, 2)}, "crop: expected three numbers"),
         ({"spacing": (1.0, 0.0, 1.0)}, "spacing: expected three numbers"),
         ({"pad": True}, "pad: expected a crop size"),

@@ -62,7 +62,7 @@ def test_bids_pairs_contrasts_of_a_session_and_dates_of_a_contrast(tmp_path):
     (after,) = read_layout(tmp_path, ["ses-post_T1w:ses-post_T2w"]).pairs
     assert (after.case, after.target_contrast) == ("01_post", "T2w")
     for select, message in (
-        ("ses-pre_T1w:T1w", "a date on both sides or on none, received pre alone"),
+        ("ses-pre_T1w:T1w", "a date on both sides or neither, received pre alone"),
         ("ses-pre_T1w,FLAIR:ses-post_T2w", "one side at one date, received pre, "),
         ("ses-late_T1w:ses-post_T1w", "no study has what --select"),
     ):
@@ -71,7 +71,7 @@ def test_bids_pairs_contrasts_of_a_session_and_dates_of_a_contrast(tmp_path):
     (enhanced,) = read_layout(tmp_path, ["T1w:T1w-ce"]).pairs
     assert enhanced.subject == "02"
     touch(tmp_path, "sub-02/anat/sub-02_run-2_T1w.nii.gz")
-    with pytest.raises(ValueError, match="expected one T1w a subject and date"):
+    with pytest.raises(ValueError, match="expected one T1w per subject and date"):
         read_layout(tmp_path, ["T1w"])
 
 
@@ -142,7 +142,7 @@ def test_brats(tmp_path, root):
         (name, f"t1={root}/{name}_t1.nii.gz", f"flair={root}/{name}_flair.nii.gz", f"t2={root}/{name}_t2.nii.gz")
     ]
     assert pair.source_labels == pair.target_labels == tmp_path / root / f"{name}_seg.nii.gz"
-    with pytest.raises(ValueError, match="has flair, t1, t1ce, t2; say what is to become what"):
+    with pytest.raises(ValueError, match="has flair, t1, t1ce, t2; specify what becomes what"):
         read_layout(tmp_path)
     with pytest.raises(ValueError, match="expected contrasts among flair, t1, t1ce, t2, received 'T1'"):
         read_layout(tmp_path, ["T1:t2"])

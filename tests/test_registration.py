@@ -208,7 +208,7 @@ def test_presets_follow_the_voxel():
         ({"moving": torch.rand(1, 9, 8)}, "moving: expected the shape of fixed"),
         ({"fixed": torch.full((1, 8, 8), torch.inf)}, "fixed: expected finite numbers"),
         ({"spacing": (1.0,)}, "spacing: expected 2 numbers above 0"),
-        ({"mask": torch.ones(1, 8, 8)}, "mask: expected voxels outside of it"),
+        ({"mask": torch.ones(1, 8, 8)}, "mask: expected voxels outside it"),
         ({"mask": torch.zeros(1, 8, 9)}, "mask: expected shape"),
     ],
 )

@@ -251,7 +251,7 @@ def test_headers_far_apart():
     image, affine = phantom((48, 52))
     apart = affine.clone()
     apart[0, 3] += 1000
-    with pytest.raises(ValueError, match="lie 953 mm apart by their headers, more than their size"):
+    with pytest.raises(ValueError, match="two 953 mm apart by their headers, more than their size"):
         register_images(image, image, apart, affine)
     beside = affine.clone()
     beside[0, 3] += 60
@@ -274,15 +274,15 @@ def test_verdict_names_what_failed():
     moving, _ = phantom((48, 52), matrix=turn(2, 2, 5))
     good, pair, found, alignment = verdict_of(moving, fixed, affine)
     assert good.grade == "PASS"
-    assert "nothing speaks against it" in good.text()
+    assert "no evidence against it" in good.text()
     wild = found._replace(ddf=torch.randn_like(found.ddf) * 2, folds=100)
     failed = assess(pair, wild, alignment)
     assert failed.grade == "FAIL"
     assert any("the field folds" in reason for reason in failed.reasons)
-    assert any("less alike than before" in reason for reason in failed.reasons)
+    assert any("less similar than before" in reason for reason in failed.reasons)
     away = assess(pair, found, alignment, OtherStart(40.0, None))
     assert away.grade == "FAIL"
-    assert "from the other side, the images lie 40 mm elsewhere" in away.reasons[0]
+    assert "in the reverse direction, the images end up 40 mm elsewhere" in away.reasons[0]
     halved = assess(pair._replace(covered=0.3), found, alignment)
     assert halved.reasons[0].startswith("only 30 % of the fixed content")
     odd = alignment._replace(plausibility=plausibility(np.diag([2.0, 2, 1]), np.zeros(2)))
@@ -305,7 +305,7 @@ def test_shapes_that_agree_excuse_texture_that_does_not():
         (told._replace(mirror_gain=0.0), agreeing, "FAIL"),
     ):
         findings = likeness(figures, shapes_agree(given, other))
-        assert [one for one, text in findings if "a little shifted" in text] == [grade]
+        assert [one for one, text in findings if "than slightly shifted" in text] == [grade]
 
 
 def test_a_turn_that_nobody_sought_fails():

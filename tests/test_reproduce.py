@@ -212,7 +212,7 @@ def test_hours_are_of_the_trainings_that_are_not_done(tmp_path, monkeypatch):
     rows[1].run.mkdir(parents=True)
     write_json(rows[1].run / "training.json", {})
     assert plan_lines(rows, "cpu")[-1].startswith("1 training(s), about 0.5 hours")
-    with pytest.raises(ValueError, match=r"was made of .*data, not of .*elsewhere"):
+    with pytest.raises(ValueError, match=r"was made from .*data, not from .*elsewhere"):
         prepared_data(data_of("metaregnet", "ircadb"), tmp_path / "elsewhere", tmp_path)
 
 

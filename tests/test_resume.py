@@ -35,7 +35,7 @@ def killed_and_resumed(method, folder, moment, **settings):
 @pytest.mark.parametrize(
     "moment",
     [
-        "in a forward pass",
+        pytest.param("in a forward pass", marks=pytest.mark.slow),
         "while writing a checkpoint",
         pytest.param("before the weights of the run have their name", marks=pytest.mark.slow),
     ],

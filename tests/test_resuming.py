@@ -152,7 +152,7 @@ def test_another_data_set_is_refused_unless_it_is_meant(moved, tmp_path):
     with pytest.raises(ValueError, match=r"of 3 training cases 3 are missing and 2 are new .*--other-data"):
         train("unet", other, **options)
     assert (run / "run.json").read_bytes() == before
-    with pytest.warns(Notice, match="is another data set than"):
+    with pytest.warns(Notice, match="is not the data set that"):
         train("unet", other, **options, other_data=True)
     cases = read_run(run).training_data["training"]
     assert [case.get("earlier", False) for case in cases] == [False] * 2 + [True] * 3

@@ -65,7 +65,7 @@ def test_a_chosen_checkpoint_is_loaded_and_told(trained, unfinished):
 
 @pytest.mark.parametrize(
     ("choice", "message"),
-    [("epoch=9", "of epochs there are: epoch=2"), ("best", "trained without validation"), ("newest", "best, last or")],
+    [("epoch=9", "available epochs: epoch=2"), ("best", "trained without validation"), ("newest", "best, last or")],
 )
 def test_a_checkpoint_that_is_not_there_is_named(choice, message, unfinished):
     with pytest.raises((FileNotFoundError, ValueError), match=message), using_checkpoint(choice):

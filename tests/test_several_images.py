@@ -135,7 +135,7 @@ def test_a_further_source_is_aligned_to_the_first(tmp_path):
 def test_one_image_may_not_be_two_contrasts(tmp_path):
     path = write_cohort(tmp_path, 2)
     save_head(tmp_path / "P0_FLAIR.nii.gz", "T1", 0)
-    with pytest.raises(ValueError, match="source T1 and source FLAIR are one image"):
+    with pytest.raises(ValueError, match="source T1 and source FLAIR are the same image"):
         prepare(path, tmp_path / "set", progress=False)
 
 

@@ -291,7 +291,7 @@ def test_given_inverse_and_velocity_are_kept():
 
 def test_an_inverse_that_misses_is_told():
     ddf = torch.randn(2, 20, 20, generator=torch.Generator().manual_seed(1)) * 6
-    with pytest.warns(UserWarning, match=r"its inverse misses by up to \d+\.\d+ voxels"):
+    with pytest.warns(UserWarning, match=r"its inverse is off by up to \d+\.\d+ voxels"):
         Trace.build(torch.rand(1, 20, 20), torch.rand(1, 20, 20), ddf)
 
 

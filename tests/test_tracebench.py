@@ -272,7 +272,7 @@ def test_settings_from_a_mapping_change_the_cases():
         ({"settings": {"bias": -1}}, ValueError, "settings.bias: expected nothing below 0"),
         ({"settings": {"bias": float("nan")}}, ValueError, "settings.bias: expected finite numbers"),
         ({"settings": {"bias": [1, 2]}}, TypeError, "settings.bias: expected one number"),
-        ({"settings": {"relaxation": (0.9, 0.5)}}, ValueError, r"settings.relaxation: expected \(least"),
+        ({"settings": {"relaxation": (0.9, 0.5)}}, ValueError, r"settings.relaxation: expected \(minimum"),
         ({"settings": {"relaxation": (0.9, 1.5)}}, ValueError, "relaxation at most 1"),
         ({"settings": {"anatomy_scales_mm": (9,)}}, ValueError, "anatomy_amplitudes_mm: expected one per"),
     ],

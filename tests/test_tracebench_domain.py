@@ -264,8 +264,8 @@ def test_settings_from_yaml_and_defaults():
     [
         ({"pairing": "same"}, ValueError, "settings.pairing: expected one of 'random', 'subject', received 'same'"),
         ({"head_scale": (0, 1)}, ValueError, "settings.head_scale: expected more than 0"),
-        ({"head_scale": (1, 0.9)}, ValueError, r"settings.head_scale: expected \(least, greatest\)"),
-        ({"head_scale": 0.9}, ValueError, r"settings.head_scale: expected \(least, greatest\)"),
+        ({"head_scale": (1, 0.9)}, ValueError, r"settings.head_scale: expected \(minimum, maximum\)"),
+        ({"head_scale": 0.9}, ValueError, r"settings.head_scale: expected \(minimum, maximum\)"),
         ({"ventricle_mm": (-3, 3)}, ValueError, "settings.ventricle_mm: expected nothing below 0"),
         ({"ventricle_reach_mm": 0}, ValueError, "settings.ventricle_reach_mm: expected more than 0"),
         ({"ventricle_reach_mm": "far"}, TypeError, "settings.ventricle_reach_mm: expected numbers"),

@@ -276,7 +276,7 @@ def test_a_state_of_other_batches_begins_its_epoch_again(tmp_path, caplog):
     resumed = trainer([1.0] * 2, epochs=2, handlers=[Checkpoint(tmp_path, resume=True)])
     resumed.run()
     assert resumed.state.iteration == 4
-    assert "that epoch is begun again" in caplog.text
+    assert "that epoch starts again" in caplog.text
 
 
 def test_fewer_epochs_than_were_trained_are_refused(tmp_path):

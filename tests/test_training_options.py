@@ -13,10 +13,10 @@ from medtrace.engines import Checkpoint, Trainer, WarmupDecay, WeightAveraging, 
 from medtrace.engines.accumulation import parts_of
 from medtrace.engines.averaging import usable_states
 from medtrace.engines.runs import BEST, WEIGHTS, load_method
-from medtrace.methods import method_class, method_names, resolve
+from medtrace.methods import method_class, resolve
 from medtrace.workflows.train import train
 from tests.test_living_run import Pull
-from tests.trainings import check_equal
+from tests.trainings import check_equal, methods_at_length
 
 SMOKE = ("tracebench", "smoke")
 
@@ -110,7 +110,7 @@ def test_the_average_by_hand(tmp_path):
     assert states["method"]["number.weight"].item() == pytest.approx(0.8**3)
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", methods_at_length())
 def test_every_method_can_be_averaged(name):
     method = method_class(name).build(resolve(method_class(name).settings_type, SMOKE))
     optimizers = {phase.name: torch.optim.SGD(method.parameters_of(phase.name), 0.1) for phase in method.phases}

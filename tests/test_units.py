@@ -166,14 +166,14 @@ def test_values_that_a_unit_does_not_have_are_doubted(crossed, tmp_path):
     """A CT stored with an offset of 1024, and one given to a run that reads T1."""
     scans = [computed() + 1024 + shift for shift in range(3)]
     pairs = write_list(tmp_path / "raw", [magnetic(T1_OF, gain) for gain in (1, 2, 3)], scans)
-    with pytest.warns(Caution, match=r"0b.nii.gz: holds values from 24 to .*, without air .* taken for CT \(HU\)"):
+    with pytest.warns(Caution, match=r"0b.nii.gz: holds values from 24 to .*, without air .* read as CT \(HU\)"):
         prepare(pairs, tmp_path / "data", source_contrast="T1", target_contrast="CT", **settings())
     run = shift_run(tmp_path / "run", [0.0] * 3, Preparation.load(crossed[0] / "preparation.json"))
     save(tmp_path / "scan.nii.gz", computed())
-    with pytest.warns(Caution, match=r"as a CT in HU does, but is taken for T1 \(a.u.\)"):
+    with pytest.warns(Caution, match=r"like a CT in HU, but is read as T1 \(a.u.\)"):
         translate(run, tmp_path / "scan.nii.gz", tmp_path / "out", progress=False, report=False)
     kept = json.loads((tmp_path / "out" / "trace.json").read_text())["metadata"]["notices"]
-    assert any("as a CT in HU does" in line for line in kept)
+    assert any("like a CT in HU" in line for line in kept)
     with warnings.catch_warnings():
         warnings.simplefilter("error", Caution)
         for values, contrast in ((computed(), CT), (magnetic(T1_OF), T1), (computed(), Contrast.of("scan=a.u."))):
@@ -187,7 +187,7 @@ def test_dicom_tells_a_ct(tmp_path):
     pairs, contrasts = contrasts_of([pair])
     assert (pairs[0].contrast, pairs[0].target_contrast) == ("image", "CT")
     assert (contrasts["CT"].unit, contrasts["CT"].origin) == ("HU", "DICOM modality CT")
-    with pytest.raises(ValueError, match="'PET' was declared, but no image of the list is one"):
+    with pytest.raises(ValueError, match="'PET' was declared, but no image in the list has it"):
         contrasts_of([replace(pair, contrast="t1", target_contrast="t2")], ["PET=SUV", "t1=a.u."])
     with pytest.raises(ValueError, match="its DICOM series are CT, which is in HU"):
         contrasts_of([pair], (), ["CT=a.u."])
@@ -200,7 +200,7 @@ def test_dicom_tells_a_ct(tmp_path):
         ("CT=HU:1", "expected NAME, NAME=UNIT"),
         ("CT=HU:a:b", "expected NAME, NAME=UNIT"),
         ("x=mm", "expected limits for the unit 'mm'"),
-        ("CT=HU:5:1", "expected rising numbers"),
+        ("CT=HU:5:1", "expected increasing numbers"),
     ],
 )
 def test_declarations_are_checked(text, message):
@@ -291,7 +291,7 @@ def test_translate_writes_a_ct_of_an_mr_series(crossed, tmp_path):
         np.testing.assert_allclose(values, trace.image[0, ..., index].numpy(), atol=0.51)
         assert not {"EchoTime", "ScanningSequence"} & {element.keyword for element in dataset}
     write_series(tmp_path / "ct", kind=CTImageStorage)
-    with pytest.raises(ValueError, match=r"DICOM series of modality CT, but a T1 \(a.u.\) is expected"):
+    with pytest.raises(ValueError, match=r"DICOM series of modality CT, but T1 \(a.u.\) is expected"):
         translate(run, tmp_path / "ct", tmp_path / "out2", progress=False, report=False)
 
 

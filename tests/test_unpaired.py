@@ -108,7 +108,7 @@ def test_one_file_may_not_be_of_two_subjects(tmp_path):
 def test_domains_need_two_names(tmp_path):
     sources, _ = write_domains(tmp_path)
     (tmp_path / "targets.csv").write_text("subject,image,contrast\nP3,P3_T2.nii.gz,T1\n")
-    with pytest.raises(ValueError, match="expected other names for sources and targets, received 'T1'"):
+    with pytest.raises(ValueError, match="expected different names for sources and targets, received 'T1'"):
         prepare(None, tmp_path / "set", sources=sources, targets=tmp_path / "targets.csv", progress=False)
 
 

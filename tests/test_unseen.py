@@ -154,7 +154,7 @@ def test_what_is_allowed_is_marked(work, tmp_path):
     assert [float(row["training_subject"]) for row in rows] == [1, 1, 1, 0, 0, 0]
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())["runs"]["run"]
     assert len(record["training_subjects"]) == 3
-    assert any(line.startswith("preparation: intensities were standardized anew") for line in record["cautions"])
+    assert any(line.startswith("preparation: intensities were standardized again") for line in record["cautions"])
     with pytest.raises(ValueError, match="trained on"):
         compare([work / "run"], data, tmp_path / "table", device="cpu", progress=False)
     compare([work / "run"], data, tmp_path / "table", device="cpu", progress=False, allow_training_subjects=True)
@@ -222,7 +222,7 @@ def test_a_mask_that_is_missing_now_and_a_run_that_does_not_tell_are_said(work, 
         translate(run, work / "3a.nii.gz", tmp_path / "one", **out)
     del record["training_data"]["scans"]
     (run / "run.json").write_text(json.dumps(record))
-    with pytest.warns(Caution, match="does not tell its training scans"):
+    with pytest.warns(Caution, match="does not record its training scans"):
         translate(run, work / "3a.nii.gz", tmp_path / "two", **out)
 
 

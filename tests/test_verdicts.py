@@ -31,7 +31,7 @@ def test_a_run_beats_a_row_only_surely_and_of_subjects_enough():
     assert said(many, [1.0] * 6) == "run does NOT beat patch ridge: not better in mae"
     mixed = [1.9, 2.4, 1.2, 2.2, 1.5, 2.3]
     assert said(mixed, [2.0] * 6) == (
-        "run is ahead of, but not surely better than, patch ridge: ahead in mae, but their intervals hold 0"
+        "run is ahead of, but not surely better than, patch ridge: ahead in mae, but their intervals contain 0"
     )
     assert said(many[:3], [2.0] * 3).endswith("patch ridge: ahead in mae, but 3 subject(s) are too few to be sure")
     assert said([1.0] * 6, [1.0] * 6) == "run does NOT beat patch ridge: not better in mae"

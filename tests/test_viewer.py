@@ -342,7 +342,7 @@ def test_a_large_volume_opens_with_a_preview(open_page, monkeypatch):
     ddf[0] = 2.0
     page = open_page(ReportCase("volume", Trace.build(image, image, ddf, inverse_ddf=-ddf)), record=MESSAGES)
     wait_for(page, "medtrace.complete")
-    assert page.evaluate("said") == ["A coarse preview; the full resolution is being read …", ""]
+    assert page.evaluate("said") == ["Coarse preview; loading the full resolution …", ""]
     page.evaluate("medtrace.point('target', [11, 7, 5])")
     assert reading(page, "after") == [float(image[0, 11, 7, 5])]
     assert page.evaluate("medtrace.state.point.source") == [13, 7, 5]

@@ -265,11 +265,11 @@ def test_photographs_are_known_by_their_affine():
 
 def test_a_certificate_in_words_names_what_speaks_against_it():
     words = certificate_words({**CERTIFICATE, "stale": True})
-    assert words[0].startswith("Believe it with care")
+    assert words[0].startswith("Treat it with caution")
     assert words[1:4] == ["Against it: inverse (0.9 mm).", "Passed: folding.", "Not examined: reproduction."]
     assert "certify it again" in words[4]
     assert certificate_words({**CERTIFICATE, "verdict": "FAIL"})[0].endswith(
-        "at least one check is beyond its FAIL limit."
+        "at least one check exceeds its FAIL limit."
     )
 
 

@@ -15,6 +15,7 @@ from medtrace.engines.distributed import DistributedNetwork
 from medtrace.engines.runs import read_run
 from medtrace.io.compact import FIELD_ERROR
 from medtrace.io.nifti import write_image
+from medtrace.methods import method_names
 from medtrace.workflows.bundle import bundle
 from medtrace.workflows.evaluate import evaluate
 
@@ -23,6 +24,30 @@ AFFINE = torch.tensor([[0.0, -2, 0, 5], [3, 0, 0, -7], [0, 0, 4, 1], [0, 0, 0, 1
 """Its own grid, turned and with three voxel sizes."""
 ROUNDED = FIELD_ERROR + 1e-4
 """How far a saved field may lie from the one that was saved, in voxels."""
+ONE_OF_A_KIND = (
+    "cut",
+    "cyclegan",
+    "dualgan",
+    "flow_matching",
+    "metaregnet",
+    "nemar",
+    "pix2pix",
+    "plasticine",
+    "reggan",
+    "stargan_v2",
+    "tracetrans",
+    "tracetrans_composed",
+    "two_stage",
+    "unet",
+    "unsb",
+)
+"""Methods no two of which are made alike."""
+
+
+def methods_at_length(names=None):
+    """Methods as parameters of a test: one of a kind, and the others with the slow tests."""
+    slow = pytest.mark.slow
+    return [name if name in ONE_OF_A_KIND else pytest.param(name, marks=slow) for name in names or method_names()]
 
 
 def checkpoint(run):

@@ -114,7 +114,7 @@ def dicom(
     series: Annotated[Path, typer.Argument(help="Folder of that series.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the DICOM files.")],
     target_series: Annotated[
-        Path | None, typer.Option("--target-series", help="Series on whose grid the image lies (registrations).")
+        Path | None, typer.Option("--target-series", help="Series whose grid the image is on (registrations).")
     ] = None,
     warped: Annotated[bool, typer.Option("--warped", help="Write the warped source as a series too.")] = False,
     volume: Annotated[
@@ -122,7 +122,7 @@ def dicom(
         typer.Option("--series", help="Which volume of that folder, if it holds several (see translate)."),
     ] = None,
     target_volume: Annotated[
-        str | None, typer.Option("--series-of-target", help="Which volume of the folder --target-series, likewise.")
+        str | None, typer.Option("--series-of-target", help="Likewise, which volume of the folder --target-series.")
     ] = None,
 ) -> None:
     """Write a trace as DICOM: the image as a derived series, the fields as Deformable Spatial Registrations."""

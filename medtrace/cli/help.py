@@ -15,7 +15,7 @@ WIDTH = 110
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Two scans, no training": ("register", "trace", "apply", "landmarks"),
     "Train and translate": ("prepare", "plan", "train", "evaluate", "translate", "runs", "methods"),
-    "How far to believe it": ("certify", "calibrate", "traceability", "report"),
+    "Assess results": ("certify", "calibrate", "traceability", "report"),
     "Other programs": (
         "convert",
         "export",
@@ -36,14 +36,14 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("pairs of a list", "prepare pairs.csv --out dataset"),
         ("volumes in a known layout", "prepare BraTS-Reg --select t1 --dims 3 --out dataset"),
         ("photographs of two domains", "prepare --sources before --targets after --out dataset"),
-        ("photographs, cut to the face", "prepare pairs.csv --faces --out dataset"),
+        ("photographs, cropped to the face", "prepare pairs.csv --faces --out dataset"),
     ),
     "plan": (("method, hours and memory, before anything is trained", "plan dataset"),),
     "train": (
         ("a prepared dataset", "train tracetrans dataset --out runs/tracetrans"),
         ("with another learning rate", "train reggan dataset --set optimizer.learning_rate=2e-4"),
-        ("what was interrupted", "train tracetrans dataset --out runs/tracetrans --resume"),
-        ("the path alone, in seconds", "train tracetrans --smoke --out runs/smoke"),
+        ("resume after an interruption", "train tracetrans dataset --out runs/tracetrans --resume"),
+        ("a test run, in seconds", "train tracetrans --smoke --out runs/smoke"),
     ),
     "methods": (("all of them", "methods"),),
     "bundle": (("for monai.bundle", "bundle tracetrans --out tracetrans_bundle"),),
@@ -53,7 +53,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "traceability": (("two runs and the controls", "traceability runs/a runs/b --out traceability"),),
     "bench": (
-        ("the demo, some minutes", "bench postop --study short --out demo_out"),
+        ("the demo, in minutes", "bench postop --study short --out demo_out"),
         ("one study of another task", "bench misaligned --study noise --setting full --out bench_out"),
     ),
     "reproduce": (
@@ -75,7 +75,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "calibrate": (("how often certificates are right", "calibrate certificate --cases 20 --out table.md"),),
     "register": (
         ("two scans", "register moving.nii.gz fixed.nii.gz --out trace"),
-        ("a lesion that must not pull", "register healthy.nii.gz patient.nii.gz --mask lesion.nii.gz --out trace"),
+        ("a lesion to leave out", "register healthy.nii.gz patient.nii.gz --mask lesion.nii.gz --out trace"),
         ("many to one", "register images template.nii.gz --out atlas --workers 4"),
     ),
     "apply": (
@@ -85,16 +85,16 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "convert": (
         ("for ANTs", "convert trace --to ants --out for_ants"),
         (
-            "of one program for another",
+            "from one program to another",
             "convert warp.nii.gz --format fsl --source m.nii --target f.nii --to itk --out x",
         ),
     ),
-    "trace": (("an image that any program translated", "trace before.nii.gz translated.nii.gz --out traced"),),
+    "trace": (("an image translated by any program", "trace before.nii.gz translated.nii.gz --out traced"),),
     "landmarks": (("error in mm", "landmarks source.csv target.csv --transform trace --out landmarks"),),
     "export": (("for 3D Slicer", "export trace --format slicer --out for_slicer"),),
-    "import": (("a field of elastix", "import t.txt --source moving.nii.gz --target fixed.nii.gz --out trace"),),
+    "import": (("a field from elastix", "import t.txt --source moving.nii.gz --target fixed.nii.gz --out trace"),),
     "export-model": (("a network as one ONNX file", "export-model runs/tracetrans --out tracetrans.onnx"),),
-    "card": (("a model to hand on", "card runs/tracetrans --license cc-by-4.0 --out tracetrans_model"),),
+    "card": (("a model to share", "card runs/tracetrans --license cc-by-4.0 --out tracetrans_model"),),
     "dicom": (("as DICOM series and registrations", "dicom trace series --out dicom_out"),),
     "bids": (("traces of a BIDS data set", "bids traces/sub-01_T1w traces/sub-02_T1w --out derivatives/medtrace"),),
     "slicer-modules": (("for 3D Slicer's module path", "slicer-modules --out slicer_modules"),),

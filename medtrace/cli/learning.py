@@ -39,7 +39,7 @@ def prepare(
         list[str] | None,
         typer.Option(
             metavar="SOURCE:TARGET",
-            help="Contrasts of a layout that make pairs, such as T1,FLAIR:T2, or one contrast of two dates, such as"
+            help="Contrasts of a layout that make pairs, such as T1,FLAIR:T2, or one contrast at two dates, such as"
             " T1w; repeatable. For BraTS-Reg t1, t1ce, t2 or flair.  [default: t1 for BraTS-Reg, MR:CT or CBCT:CT for"
             " SynthRAD]",
         ),
@@ -130,11 +130,11 @@ def prepare(
     faces: Annotated[
         bool,
         typer.Option(
-            "--faces", help="Cut photographs to the face, which a detector finds or the list's masks outline."
+            "--faces", help="Crop photographs to the face, found by a detector or outlined by the list's masks."
         ),
     ] = False,
     largest_face: Annotated[
-        bool, typer.Option("--largest-face", help="With --faces: if a photograph has several faces, take the largest.")
+        bool, typer.Option("--largest-face", help="With --faces: if a photograph has several faces, use the largest.")
     ] = False,
 ) -> None:
     """Turn before/after scans into a dataset split by subject; a second call completes what the first left undone."""
@@ -178,7 +178,7 @@ def prepare(
         tell(line)
     counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
     give({"dataset": out, "counts": summary.counts, "skipped": summary.failures, "split_by": summary.split})
-    tell(f"{out}: {counts}" + (" (split of the list)" if summary.split == "list" else ""))
+    tell(f"{out}: {counts}" + (" (split from the list)" if summary.split == "list" else ""))
 
 
 @command("plan")
@@ -222,7 +222,7 @@ def train(
         bool, typer.Option("--tracebench", help="Train on TraceBench instead of a dataset (preset tracebench).")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out; --set and --preset apply from there on.")
+        bool, typer.Option("--resume", help="Continue the run in --out; --set and --preset apply from then on.")
     ] = False,
     other_data: Annotated[
         bool, typer.Option("--other-data", help="Let a resumed run continue on a dataset other than its own.")
@@ -324,7 +324,7 @@ def evaluate(
     ] = True,
     unet: Annotated[
         bool,
-        typer.Option("--unet", help="Beside these also U-Net regression, trained once in minutes and kept in the run."),
+        typer.Option("--unet", help="Also compare U-Net regression, trained once in minutes and kept in the run."),
     ] = False,
     allow_training_subjects: options.AllowTrainingSubjects = False,
 ) -> None:
@@ -528,7 +528,7 @@ def reproduce(
         return
     if data is None:
         raise ValueError(
-            f"data: expected the folder of the data of {paper}, received none; `medtrace reproduce` says it"
+            f"data: expected the folder of the data of {paper}, received none; `medtrace reproduce` describes it"
         )
     page = call(
         paper,

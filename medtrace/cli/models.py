@@ -67,4 +67,4 @@ def card(
     give({"model": out, "license": license_, "scores": len(model.scores)})
     tell(f"model written to {out}, with {len(model.scores)} scores in its card")
     if not model.scores:
-        note("medtrace: note: the card has no scores; `medtrace evaluate` leaves them in the run")
+        note("medtrace: note: the card has no scores; `medtrace evaluate` stores them in the run")

@@ -84,7 +84,7 @@ Scheduler = Annotated[
 Series = Annotated[
     str | None,
     typer.Option(
-        help="Which volume of a DICOM folder that holds several: its number in the list that a refusal shows,"
+        help="Which volume of a DICOM folder that holds several: its number in the list that the error shows,"
         " SeriesInstanceUID, SeriesNumber or SeriesDescription."
     ),
 ]
@@ -99,7 +99,7 @@ TargetSeries = Annotated[
 ]
 ResampleTilt = Annotated[
     bool,
-    typer.Option("--resample-tilt", help="Resample a DICOM series of a tilted gantry onto a grid at right angles."),
+    typer.Option("--resample-tilt", help="Resample a DICOM series of a tilted gantry onto an orthogonal grid."),
 ]
 KeepMetadata = Annotated[
     bool,

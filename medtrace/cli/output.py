@@ -252,7 +252,7 @@ def _log_at(path: Path) -> logging.Handler:
     try:
         path = at_home(path)
         if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path.parent}: no such folder; make it, or name another")
+            raise FileNotFoundError(f"{path.parent}: no such folder; create it, or name another")
         return LineLog(path)
     except (OSError, ValueError) as error:
         note(f"medtrace: error: --log-file: {error}", error=True)

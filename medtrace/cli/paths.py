@@ -46,6 +46,4 @@ def at_home(value: Any) -> Any:
     try:
         return value.expanduser()
     except RuntimeError as error:
-        raise ValueError(
-            f"{value}: there is no such user, whose home it could be; write ./{value} for a name"
-        ) from error
+        raise ValueError(f"{value}: there is no user of this name; write ./{value} for a file of this name") from error

@@ -76,7 +76,7 @@ def register(
         int | None,
         typer.Option(
             min=0,
-            help="Gradient steps after --run; without, selects --engine instance.  [default: 0; for that engine 100]",
+            help="Gradient steps after --run; without it, uses --engine instance.  [default: 0; for that engine 100]",
         ),
     ] = None,
     engine: Annotated[

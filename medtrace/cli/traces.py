@@ -305,7 +305,7 @@ def certify(
 
 def _needed(run: Path | None) -> Path:
     if run is None:
-        raise CommandLineError("--run: expected a trained run, received none; intervals are of its translations")
+        raise CommandLineError("--run: expected a trained run, received none; intervals are for its translations")
     return run
 
 

@@ -53,7 +53,7 @@ def apply(
     ] = None,
     inverse: Annotated[bool, typer.Option("--inverse", help="From the target back to the source.")] = False,
     grid: Annotated[
-        Path | None, typer.Option(help="Image on whose grid the result is wanted.  [default: the trace's own]")
+        Path | None, typer.Option(help="Image whose grid the result is to have.  [default: the trace's own]")
     ] = None,
     source: SourceGrid = None,
     target: TargetGrid = None,
@@ -63,7 +63,7 @@ def apply(
         typer.Option(help="linear, nearest, or for labels partial-volume: what covers most of a voxel."),
     ] = None,
     fill: Annotated[
-        float | None, typer.Option(help="Value beyond the image.  [default: its minimum; for labels 0]")
+        float | None, typer.Option(help="Value outside the image.  [default: its minimum; for labels 0]")
     ] = None,
     space: Annotated[
         str | None, typer.Option("--space", help="Axes of points whose file does not specify them: RAS or LPS.")
@@ -92,12 +92,12 @@ def apply(
     give({"out": out, "kind": done.kind})
     tell(f"{done.kind} through {', then '.join(done.names)}")
     if done.grid is None:
-        tell(f"{done.count} points, {done.inside:.0%} of them on the image that they lead to")
+        tell(f"{done.count} points, {done.inside:.0%} of them within the image that they are mapped to")
     else:
         shape, spacing = (
             "x".join(f"{value:.4g}" for value in values) for values in (done.grid.shape, done.grid.spacing)
         )
-        tell(f"onto {shape} voxels of {spacing} mm; {done.inside:.1%} come from within it, the rest is {done.fill:g}")
+        tell(f"onto {shape} voxels of {spacing} mm; {done.inside:.1%} map into the image, the rest is {done.fill:g}")
     tell(f"written to {out}")
 
 
@@ -137,7 +137,7 @@ def trace(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="The image that was translated: file, DICOM folder. Or a folder or list of images; or, without IMAGE,"
+            help="The image that was translated: file or DICOM folder. Or a folder or list of images; or without IMAGE,"
             " a pair list (CSV with subject, source, target).",
         ),
     ],
@@ -158,7 +158,7 @@ def trace(
         ),
     ] = None,
     image_contrast: Annotated[
-        str | None, typer.Option("--image-contrast", "--target-contrast", help="Likewise of the image.")
+        str | None, typer.Option("--image-contrast", "--target-contrast", help="Likewise for the image.")
     ] = None,
     align: Annotated[
         str | None,

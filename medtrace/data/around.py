@@ -13,7 +13,7 @@ class Around(Randomizable, MapTransform):
     """Something around a transform; a seed is that transform's.
 
     Args:
-        keys: as of every dictionary transform; they may be missing.
+        keys: as for every dictionary transform; they may be missing.
         around: the transform.
     """
 

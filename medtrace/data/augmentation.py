@@ -44,12 +44,12 @@ POINTS = ("source_landmarks", "target_landmarks")
 class SharpBackgroundd(Around):
     """Move images without mixing foreground and background: a skull-stripped brain keeps its edge.
 
-    Linear interpolation makes a rim of half-dark voxels where tissue meets a background of exactly -1, which no
-    unmoved image has: a network learns to draw it. Here a voxel is foreground where most of what it is read from is,
-    and then has the weighted mean of that alone.
+    Linear interpolation creates a rim of half-dark voxels where tissue meets a background of exactly -1, which no
+    unmoved image has: a network learns to reproduce it. Here a voxel is foreground if most of what it is interpolated
+    from is, and then gets the weighted mean of the foreground alone.
 
     Args:
-        keys: keys of the images in [-1, 1]; one without background is moved as it would be.
+        keys: keys of the images in [-1, 1]; one without background is moved as usual.
         around: the motion, by linear interpolation, of the images and of the keys `foreground_key` of them.
     """
 
@@ -74,12 +74,12 @@ def foreground_key(key: Hashable) -> str:
 class MoveOnGridd(Randomizable, MapTransform):
     """Forget where random motion has taken a grid: the image stays on its own.
 
-    MONAI's spatial transforms write the motion into the affine, so that a case's images would lie elsewhere from epoch
-    to epoch, and keep a list of what was done.
+    MONAI's spatial transforms write the motion into the affine, so that a case's images would change position from
+    epoch to epoch, and keep a list of the applied operations.
 
     Args:
         keys: keys of the images.
-        around: what is done to them.
+        around: the transforms that are applied to them.
     """
 
     def __init__(self, keys: KeysCollection, around: Compose) -> None:
@@ -105,8 +105,8 @@ class MoveOnGridd(Randomizable, MapTransform):
         result = [key for key in POINTS if key in items]
         if result:
             raise ValueError(
-                f"{result[0]}: expected none in a case that is augmented, as points do not move along; read the cases"
-                " without landmarks, or set augmentation.on=false"
+                f"{result[0]}: expected none in an augmented case, since points are not moved with the image; read the"
+                " cases without landmarks, or set augmentation.on=false"
             )
         moved: dict[Hashable, Any] = self.around(items)
         for key in self.key_iterator(items):
@@ -171,8 +171,8 @@ def left_right_axis(preparation: Preparation | None, spatial_dims: int) -> int |
 def curves_allowed(preparation: Preparation | None) -> bool:
     """Whether the sources' intensities may be bent: they mean nothing by themselves, and the targets' are others.
 
-    Where source and target have one contrast, the target would must be bent alike; where a unit is fixed, as HU are,
-    a number means a tissue.
+    Where source and target share a contrast, the target would have to be changed in the same way; where the unit is
+    fixed, as with HU, a number identifies a tissue.
     """
     return _unbent(preparation) is None
 
@@ -180,7 +180,7 @@ def curves_allowed(preparation: Preparation | None) -> bool:
 def _unbent(preparation: Preparation | None) -> str | None:
     """Why the sources' intensities stay as they are; None where they may be bent."""
     if preparation is None:
-        return "nothing says what they mean"
+        return "their meaning is not on record"
     if preparation.natural_image:
         return "a natural image"
     sources = preparation.sources or tuple(preparation.targets)
@@ -193,7 +193,7 @@ def _unbent(preparation: Preparation | None) -> str | None:
         if known.unit != ARBITRARY:
             return f"{name} has a fixed unit, {known.unit}"
         if name in (*preparation.outputs, preparation.targets.get(name)):
-            return f"{name} is the target's contrast, too"
+            return f"{name} is also the target's contrast"
     return None
 
 
@@ -242,9 +242,9 @@ def _motion(settings: AugmentationSettings, axis: int | None, dims: int) -> list
 def elastic_3d(settings: AugmentationSettings) -> tuple[float, float]:
     """Smoothing in voxels and magnitude by which MONAI's elastic motion in 3D is that of the settings.
 
-    MONAI smooths uniform noise in [-1, 1] by a Gaussian of σ voxels and multiplies it. σ is half the distance of 2D's
-    control points. Smoothing leaves noise of variance 1/3 a standard deviation of √(1/3) · (4π σ²)^(-3/4), and less
-    near the borders, beyond which there is none.
+    MONAI smooths uniform noise in [-1, 1] by a Gaussian of σ voxels and multiplies it. σ is half the spacing of the
+    control points in 2D. Smoothing reduces noise of variance 1/3 to a standard deviation of √(1/3) · (4π σ²)^(-3/4),
+    and less near the borders, beyond which there is none.
     """
     sigma = settings.elastic_spacing / 2
     return sigma, settings.elastic_voxels / (math.sqrt(1 / 3) * (4 * math.pi * sigma**2) ** -0.75)
@@ -258,12 +258,12 @@ def describe(settings: AugmentationSettings, preparation: Preparation | None, sp
         "left-right flips"
         if left_right_axis(preparation, spatial_dims) is not None
         else "no flips (a sagittal slice has no left and right)",
-        f"turns to {settings.degrees:g} degrees",
-        f"sizes to {settings.scale:.0%}",
-        f"shifts to {settings.shift_voxels:g} voxels",
-        f"elastic to {settings.elastic_voxels:g} voxel(s)",
+        f"rotations up to {settings.degrees:g} degrees",
+        f"scaling up to {settings.scale:.0%}",
+        f"shifts up to {settings.shift_voxels:g} voxels",
+        f"elastic up to {settings.elastic_voxels:g} voxel(s)",
         "bent source intensities"
         if (reason := _unbent(preparation)) is None
-        else f"source intensities as they are ({reason})",
+        else f"source intensities unchanged ({reason})",
     ]
     return ", ".join(parts)

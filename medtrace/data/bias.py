@@ -24,7 +24,7 @@ def without_bias(image: sitk.Image, mask: sitk.Image) -> sitk.Image:
     """An image divided by the smooth bias field that N4 finds in it (Tustison et al., IEEE TMI 2010).
 
     Args:
-        image: float32, of any unit.
+        image: float32, in any unit.
         mask: mask of the tissue, on the same grid.
     """
     shrink = [min(size, max(1, round(SHRINK_MM / edge))) for size, edge in zip(image.GetSize(), image.GetSpacing())]
@@ -39,7 +39,7 @@ def without_bias(image: sitk.Image, mask: sitk.Image) -> sitk.Image:
 def in_corrected_intensities(scan: MetaTensor, contrast: Contrast | None) -> MetaTensor:
     """A scan as its contrast's rule wants it: without its bias field where `bias_corrected`, else as it is.
 
-    N4 looks at the voxels above 0 of `find_foreground`, of every channel apart.
+    N4 uses the voxels above 0 of `find_foreground`, separately for each channel.
 
     Args:
         scan: (C, *spatial), in its units.
@@ -80,7 +80,7 @@ def corrected_contrasts(contrasts: Mapping[str, Contrast], names: Sequence[str])
         names: names of those to correct; "all" is every one in arbitrary units.
 
     Raises:
-        ValueError: if one is unknown, or its numbers have a unit of their own, as a CT's do.
+        ValueError: if one is unknown, or its numbers have a fixed unit, as a CT's do.
     """
     chosen = [name for name, one in contrasts.items() if one.relative] if ALL in names else list(names)
     for name in chosen:
@@ -89,8 +89,8 @@ def corrected_contrasts(contrasts: Mapping[str, Contrast], names: Sequence[str])
             raise ValueError(f"bias_correction: expected 'all' or some of {known}, received {name!r}")
         if not contrasts[name].relative:
             raise ValueError(
-                f"bias_correction: expected contrasts in arbitrary units, received {contrasts[name]}, whose numbers no"
-                " coil has changed; leave it out"
+                f"bias_correction: expected contrasts in arbitrary units, received {contrasts[name]}, whose numbers"
+                " no coil affects; leave it out"
             )
     if ALL in names and not chosen:
         raise ValueError("bias_correction: expected a contrast in arbitrary units, received none; leave it out")

@@ -16,16 +16,16 @@ class CaseLoader(DataLoader):
     """MONAI's loader, whose batches hold cases of one size.
 
     Cases keep their sizes: nothing is padded or cropped. In order, a batch ends where the size changes; shuffled,
-    cases wait until a batch of their size is full, and what is left makes smaller batches at the end of the epoch.
-    With a sampler of the caller's (a fraction of the cases for each of several processes) batches hold one case, so
-    that
-    all processes have as many. A data set of one size, or that reports none (see `sizes_of`), is loaded as by MONAI.
+    cases wait until a batch of their size is full, and the remaining ones form smaller batches at the end of the epoch.
+    With a sampler from the caller (a fraction of the cases for each of several processes) batches hold one case, so
+    that all processes have the same number. A data set of one size, or one that reports no sizes (see `sizes_of`), is
+    loaded as by MONAI.
 
     Args:
-        dataset: such as `load_dataset` gives, also within `DeterministicDataset` or `RandomPartner`.
+        dataset: such as `load_dataset` returns, also wrapped in `DeterministicDataset` or `RandomPartner`.
         batch_size: cases at most.
-        shuffle: draw the order anew in each epoch.
-        sampler: of the order, instead.
+        shuffle: draw a new order in each epoch.
+        sampler: gives the order instead.
         num_workers: processes that load.
         options: further arguments of torch's `DataLoader`.
 

@@ -61,7 +61,7 @@ def contrasts_of(
         if name not in names:
             near = difflib.get_close_matches(name, names, 1) or list(names)[:3]
             raise ValueError(
-                f"contrast: {name!r} was declared, but no image of the list is one; it has {', '.join(map(repr, near))}"
+                f"contrast: {name!r} was declared, but no image in the list has it; known: {', '.join(map(repr, near))}"
             )
     seen: dict[str, set[str]] = {name: set() for name in names}
     for k, pair in enumerate(named):
@@ -75,12 +75,12 @@ def check_declared(path: Path, image: Tensor, contrast: Contrast | None) -> None
     """Refuse an image whose values look like HU, but which nobody said to be a CT or anything else.
 
     Raises:
-        ValueError: if so; it names the options.
+        ValueError: if so; the message names the options.
     """
     if contrast is not None and contrast.origin == BY_DEFAULT and looks_like_hounsfield(image):
         raise ValueError(
-            f"{path}: holds values from {float(image.min()):g} to {float(image.max()):g} with air about -1000, as a CT"
-            f" in HU does, but is declared as {contrast.name!r} without a unit; say what it is, such as"
+            f"{path}: holds values from {float(image.min()):g} to {float(image.max()):g} with air at about -1000, like"
+            f" a CT in HU, but is declared as {contrast.name!r} without a unit; declare what it is, such as"
             " --source-contrast CT=HU or --target-contrast CT=HU (in arbitrary units: NAME=a.u.)"
         )
 
@@ -92,7 +92,7 @@ def doubt_units(path: Path, image: Tensor, contrast: Contrast | None) -> None:
     Args:
         path: path of the image, for the message.
         image: (C, *spatial).
-        contrast: that it is taken for.
+        contrast: the contrast that it is taken for.
     """
     if contrast is None:
         return
@@ -100,12 +100,12 @@ def doubt_units(path: Path, image: Tensor, contrast: Contrast | None) -> None:
     if contrast.unit == HU and float(image.min()) > BODY:
         caution(
             path,
-            f"{values}, without air (about {AIR:g} HU), but is taken for {contrast}: in another unit, or with an offset"
-            " such as 1024, everything made of it is wrong; convert it to HU, or declare its unit",
+            f"{values}, without air (about {AIR:g} HU), but is read as {contrast}: if it is in another unit or has an"
+            " offset such as 1024, everything derived from it is wrong; convert it to HU, or declare its unit",
         )
     elif contrast.relative and not contrast.origin.startswith(DECLARED) and looks_like_hounsfield(image):
         caution(
-            path, f"{values} with air about {AIR:g}, as a CT in HU does, but is taken for {contrast}; check the image"
+            path, f"{values} with air at about {AIR:g}, like a CT in HU, but is read as {contrast}; check the image"
         )
 
 
@@ -146,13 +146,14 @@ def check_modality(path: Path, modality: str | None, contrast: Contrast | None) 
     """Refuse a DICOM series of another modality than a contrast's unit asks for.
 
     Raises:
-        ValueError: if a CT is expected and something else came, or the other way round.
+        ValueError: if a CT is expected and something else was given, or the other way round.
     """
     if modality is None or contrast is None or contrast.rule is Intensity.RANGE:
         return
     if (modality == "CT") != (contrast.unit == HU):
         raise ValueError(
-            f"{path}: is a DICOM series of modality {modality}, but a {contrast} is expected; give such an image"
+            f"{path}: is a DICOM series of modality {modality}, but {contrast} is expected; give an image of that"
+            " contrast"
         )
 
 
@@ -169,7 +170,7 @@ def rule_notes(contrasts: Mapping[str, Contrast], targets: Mapping[str, str]) ->
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows]
     corrected = [name for name, contrast in contrasts.items() if contrast.bias_corrected]
     if corrected:
-        lines.append(f"{', '.join(corrected)}: without the bias field that N4 finds, here and in translate")
+        lines.append(f"{', '.join(corrected)}: corrected for the bias field that N4 finds, here and in translate")
     crossed = [f"{a} to {b}" for a, b in targets.items() if a != b and contrasts[b].relative]
     if crossed:
         lines.append(
@@ -237,7 +238,7 @@ def _contrast(name: str, declared: Contrast | None, modalities: set[str]) -> Con
     if len(modalities) > 1 and "CT" in modalities:
         raise ValueError(
             f"contrast: the images called {name!r} are DICOM series of several modalities"
-            f" ({', '.join(sorted(modalities))}); name them apart in the columns contrast and target_contrast"
+            f" ({', '.join(sorted(modalities))}); give them different names in the columns contrast and target_contrast"
         )
     if declared is not None and declared.origin != BY_DEFAULT:
         if "CT" in modalities and declared.unit != HU:

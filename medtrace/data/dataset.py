@@ -35,7 +35,7 @@ FILES = ("source_landmarks", "target_landmarks", "rigid")
 class DropSliceAxisd(MapTransform, InvertibleTransform):
     """Turn a one-slice volume (C, H, W, 1) into an image (C, H, W) that keeps its 4x4 affine; `inverse` turns it back.
 
-    MONAI's `SqueezeDimd` would cut the affine to 3x3 and lose where the slice lies.
+    MONAI's `SqueezeDimd` would reduce the affine to 3x3 and lose the position of the slice.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
@@ -86,7 +86,7 @@ def load_dataset(
         progress: show a bar while the cache fills.
         landmarks: read the landmarks that a case has at both dates. Their number differs between cases, so such
             items cannot be collated into batches.
-        allow_empty: give an empty dataset where the split holds no case, instead of an error.
+        allow_empty: return an empty dataset where the split holds no case, instead of raising an error.
         neighbors: slices of the same scan on either side that a slice is read with (see `medtrace.data.neighbors`).
 
     Returns:
@@ -101,8 +101,8 @@ def load_dataset(
         lie in it. The data set's `sizes` are those of the items' grids, by which `CaseLoader` makes batches.
 
     Raises:
-        FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
-        ValueError: if the split is unknown or empty, a case's images are on different grids, or neighbors are asked for
+        FileNotFoundError: if the folder holds no dataset, or one of its files is missing.
+        ValueError: if the split is unknown or empty, a case's images are on different grids, or neighbors are requested
             where there are none.
     """
     folder = Path(folder)
@@ -116,8 +116,8 @@ def load_dataset(
         )
     if index.get("unpaired"):
         raise ValueError(
-            f"{folder}: holds unpaired domains, in which no source has a target to compare with; measure on a dataset"
-            " of pairs, or read a side by `load_domain`"
+            f"{folder}: holds unpaired domains, in which no source has a target to compare with; evaluate on a"
+            " dataset of pairs, or read one side with `load_domain`"
         )
     items = [_item(folder, entry) for entry in index[split]]
     sizes = [_checked_size(item, index["spatial_dims"]) for item in items]
@@ -146,20 +146,20 @@ def load_domain(
         folder: made by `medtrace prepare --sources ... --targets ...`.
         side: "source" or "target".
         split: "training", "validation" or "test".
-        transform: applied to every item after reading, once where it is not random.
+        transform: applied to every item after reading, only once if it is not random.
         neighbors: of sources, see `load_dataset`.
 
     Returns:
-        Dataset of dicts as of `load_dataset`, without the other side.
+        Dataset of dicts as from `load_dataset`, without the other side.
 
     Raises:
-        FileNotFoundError: if the folder holds no dataset, or a file of it is gone.
+        FileNotFoundError: if the folder holds no dataset, or one of its files is missing.
         ValueError: if it holds pairs, or no image of that side in the split.
     """
     folder = Path(folder)
     index = read_index(folder)
     if not index.get("unpaired"):
-        raise ValueError(f"{folder}: expected unpaired domains, received a dataset of pairs; read it by `load_dataset`")
+        raise ValueError(f"{folder}: expected unpaired domains, received a dataset of pairs; use `load_dataset`")
     items = [_item(folder, entry, (side,)) for entry in index[split] if side in entry]
     if not items:
         raise ValueError(f"{folder / INDEX}: no {side} in split {split!r}; prepare with a fraction for it")
@@ -176,7 +176,7 @@ def _reading(
     volumes: Sequence[str], spatial_dims: int, images: Sequence[str], transform: Callable | None, neighbors: int = 0
 ) -> list[Any]:
     """The steps from files to tensors."""
-    # A transform of several goes in parts, so that the first ones are kept in memory though later ones are random.
+    # A composed transform is applied in parts, so that the first ones are cached even if later ones are random.
     own = [] if transform is None else transform.transforms if isinstance(transform, Compose) else [transform]
     beside = (NEIGHBORS,) if neighbors else ()
     return [
@@ -228,7 +228,7 @@ def _item(folder: Path, entry: Mapping[str, Any], images: Sequence[str] = IMAGES
             raise ValueError(f"{folder / INDEX}: a case lacks the entry {name!r}; run `medtrace prepare` again")
     if "source_present" in item:
         item["source_present"] = torch.tensor(item["source_present"], dtype=torch.bool)
-    # Every item has every key, or a batch of cases with and without landmarks could not be collated.
+    # Every item has every key; otherwise a batch of cases with and without landmarks could not be collated.
     item |= {f"{name}_file": "" for name in FILES}
     for name in (*IMAGES, *MASKS, *LABELS, *FILES):
         if name in item:

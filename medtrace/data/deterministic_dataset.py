@@ -23,18 +23,18 @@ from medtrace.engines.randomness import (
 class DeterministicDataset(Dataset):
     """Draw whatever is random in an item from (seed, epoch, index).
 
-    An item of an epoch is then the same whether the training ran through or was resumed, whatever the number of
-    loader workers and processes, and in whatever order items are asked for. Before an item is read, MONAI's random
+    An item of an epoch is then the same whether the training ran without a break or was resumed, whatever the number of
+    loader workers and processes, and in whatever order items are requested. Before an item is read, MONAI's random
     transforms anywhere in the dataset and the global generators of torch (CPU), NumPy and Python are seeded; the
-    generators get their states back afterwards.
+    states of the generators are restored afterwards.
 
     Args:
         data: any map-style dataset, or a list of items.
         seed: 0 or more.
         transform: transform of an item of `data`.
 
-    `medtrace.engines.Trainer` calls `set_epoch` on the dataset of its loader; it reaches the workers of a loader as
-    well, persistent ones too.
+    `medtrace.engines.Trainer` calls `set_epoch` on the dataset of its loader; it also reaches the workers of a
+    loader, including persistent ones.
     """
 
     def __init__(

@@ -34,10 +34,10 @@ class _Image(NamedTuple):
 def check_files(pairs: Sequence[Pair]) -> None:
     """Check, by the bytes of the files, that no image is in two subjects, twice in a pair, and no pair is there twice.
 
-    An image of two subjects would be learned from and tested on. Names do not count, nor do symbolic or hard links.
+    An image of two subjects could be in both training and test. File names, symbolic links and hard links are ignored.
 
     Args:
-        pairs: pairs of all splits. Files that cannot be read are left to their reader.
+        pairs: pairs of all splits. Unreadable files are skipped: their reader reports them.
 
     Raises:
         ValueError: naming the rows, subjects and files.
@@ -64,14 +64,14 @@ def check_files(pairs: Sequence[Pair]) -> None:
 def same_voxels(pairs: Sequence[Pair], digests: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """The pairs that hold an image which an earlier one has too, by `fingerprint`, in any orientation.
 
-    A source and a target of one pair that are one image, moved or turned, are let be.
+    A source and a target of one pair that are the same image, moved or turned, are accepted.
 
     Args:
         pairs: pairs of all splits.
         digests: name of a pair → `fingerprint` of each of its images, in the order of `Pair.images`.
 
     Returns:
-        Name of each such pair → what is wrong, in a line.
+        Name of each such pair → what is wrong, in one line.
     """
     contents: dict[str, list[_Image]] = defaultdict(list)
     for pair in pairs:
@@ -98,14 +98,16 @@ def _complaint(image: _Image, other: _Image, content_of: Mapping[tuple[str, str]
     files = f"{image.path} is the same image as {other.path}"
     if image.pair is other.pair:
         if not image.pair.several:
-            return f"{image.origin}: source and target are one image ({files}); give the image before and the one after"
+            return (
+                f"{image.origin}: source and target are the same image ({files}); give the image before and the one"
+                " after"
+            )
         roles = f"{other.image.side} {other.image.contrast} and {image.image.side} {image.image.contrast}"
-        return f"{image.origin}: {roles} are one image ({files}); give each its own"
+        return f"{image.origin}: {roles} are the same image ({files}); give each its own"
     if image.pair.subject != other.pair.subject:
         return (
             f"{image.origin}: subject {image.pair.subject!r}: {files} of subject {other.pair.subject!r}"
-            f" ({other.origin}), so that a training could see what it is tested on; give both one subject, or remove"
-            " one"
+            f" ({other.origin}), so a training could see its test data; give both the same subject, or remove one"
         )
     contents = [[content_of.get((one.pair.name, i.key)) for i in one.pair.images] for one in (image, other)]
     if contents[0] == contents[1] and None not in contents[0]:

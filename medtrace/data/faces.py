@@ -53,7 +53,7 @@ class CutFaces(NamedTuple):
 
     Attributes:
         pairs: with the files of the cut photographs, and a mask of the face each.
-        notes: what was found and chosen, in lines.
+        notes: what was found and chosen, one line each.
         failures: a line for each pair that was left out.
     """
 
@@ -108,16 +108,16 @@ def cut_to_faces(
 ) -> CutFaces:
     """Cut photographs to their faces and write them, with masks of the faces.
 
-    Each photograph is cut about its own face, so that source and target agree in the size and place of the face. Where
-    a pair has a mask of the face in its first photograph, that photograph is cut about the mask, which is cut as well;
+    Each photograph is cut about its own face, so source and target agree in the size and position of the face. Where a
+    pair has a mask of the face in its first photograph, that photograph is cut about the mask, which is cut as well;
     otherwise the mask is an oval in the square that the cascade finds.
 
     Args:
         pairs: pairs of photographs, one on each side.
-        folder: that receives `NAME_source.png`, `NAME_target.png` and `NAME_mask.png`; it is made where missing.
+        folder: receives `NAME_source.png`, `NAME_target.png` and `NAME_mask.png`; created if missing.
         edge: pixels of the photographs' edges.
-        largest: of several faces take the largest; otherwise several are refused.
-        page: page of photographs that have several, from 1.
+        largest: take the largest of several faces; otherwise several are refused.
+        page: page of photographs that have several pages, from 1.
 
     Returns:
         The pairs with the new files, and notes. A pair fails if a photograph shows no face, or several and `largest` is
@@ -170,13 +170,13 @@ def _face_of(values: Tensor, outline: Tensor | None, image: PairImage, largest: 
     if not faces:
         raise ValueError(
             f"{image.path}: faces: expected a face seen from the front, found none; give its mask (column mask, of the"
-            " source), or cut the photographs yourself and leave --faces out"
+            " source), or crop the photographs yourself and leave out --faces"
         )
     if len(faces) > 1 and not largest:
         places = "; ".join(f"{one.size:.0f} pixels at ({one.across:.0f}, {one.down:.0f})" for one in faces)
         raise ValueError(
             f"{image.path}: faces: expected one, found {len(faces)} ({places}, from the left and the top); take the"
-            " largest by --largest-face, give its mask, or cut the photograph"
+            " largest with --largest-face, give its mask, or crop the photograph"
         )
     note = f"{image.path.name}: {len(faces)} faces, the largest was taken" if len(faces) > 1 else ""
     return faces[0], note

@@ -20,9 +20,9 @@ _CHUNK = 1 << 22
 def fingerprint(image: Tensor) -> str:
     """Digest of an image's values and of how they lie to one another, in whatever orientation.
 
-    The same for a copy that was compressed, renamed, given another header, reoriented (axes exchanged, flipped), kept
-    in another type of numbers or another format of the same values, or padded or cropped by planes of its lowest
-    value. Another for one that was resampled, filtered, masked or rescaled.
+    It is the same for a copy that was compressed, renamed, given another header, reoriented (axes exchanged, flipped),
+    stored with the same values in another data type or file format, or padded or cropped by planes of its lowest
+    value. It differs for one that was resampled, filtered, masked or rescaled.
 
     Args:
         image: (C, *spatial), any units; axes of length 1 do not count.
@@ -61,7 +61,7 @@ def _cropped(values: np.ndarray) -> np.ndarray:
 def _profiles(values: np.ndarray) -> list[bytes]:
     """Per axis the sums, modulo 2⁶⁴, of the scrambled values of its planes; free of order and direction of the axes.
 
-    Whole numbers are summed, so that the order of summing changes nothing.
+    Whole numbers are summed, so the order of summation does not matter.
     """
     words = _scrambled(values.ravel()).reshape(values.shape)
     result = []

@@ -23,18 +23,18 @@ def read_mask(path: str | Path, image: Tensor, image_path: str | Path, *, allow_
         path: the mask's file.
         image: (C, *spatial), the image that it belongs to.
         image_path: where that came from, for messages.
-        allow_empty: whether nothing may be inside, as of a lesion that has healed.
+        allow_empty: whether the mask may be empty, as for a lesion that has healed.
 
     Returns:
         Boolean (1, *spatial).
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
-        ValueError: if it cannot be read, is on another grid, has several channels, holds infinity or, unless it may,
+        ValueError: if it cannot be read, is on another grid, has several channels, holds infinity or, unless allowed,
             is empty; the message names the file.
 
     Warns:
-        Notice: of the rule, and if every voxel is inside.
+        Notice: about the rule, and if every voxel is inside.
     """
     mask = read_values(path)
     if mask.shape[0] != 1:

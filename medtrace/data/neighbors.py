@@ -60,8 +60,8 @@ def neighbors_in(volume: Tensor, chosen: Sequence[int], count: int, stride: int 
 def with_neighbors(items: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
     """Items that name the files of their source's neighbors too.
 
-    Neighbors are slices of the same scan (`volume`, or what an item's name has before its number) that lie next to one
-    another; where none does, at the ends of what there is of a scan, the last slice is repeated.
+    Neighbors are adjacent slices of the same scan (`volume`, or the part of an item's name before its number); where
+    there is none, at the ends of the available part of a scan, the last slice is repeated.
 
     Args:
         items: with the file "source" of a slice, and "case".

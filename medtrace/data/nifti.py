@@ -42,8 +42,8 @@ def _one_volume(path: Path, channels: np.ndarray, volume: str | int) -> np.ndarr
     count = channels.shape[0]
     if count == 1:
         raise ValueError(
-            f"{path}: series: expected none, received {volume!r}; only a DICOM folder holds several, or a file of four"
-            " axes"
+            f"{path}: series: expected none, received {volume!r}; only a DICOM folder or a file with four axes holds"
+            " several"
         )
     number = str(volume).strip()
     if not number.isdecimal() or not 1 <= int(number) <= count:

@@ -24,8 +24,8 @@ class ReadPairFilesd(MapTransform):
     """Read the files that an item names, or the images of a TorchIO `Subject`; an item whose images are read already
     stays as it is.
 
-    Images come to [-1, 1] by the 0.5 and 99.5 percentiles of their foreground. Data with units, several contrasts or
-    several scans a case are `medtrace prepare`'s.
+    Images are scaled to [-1, 1] by the 0.5 and 99.5 percentiles of their foreground. Data with units, several contrasts
+    or several scans per case need `medtrace prepare`.
 
     Args:
         spatial_dims: 2 for files of one slice (X, Y, 1), 3 for volumes.

@@ -18,18 +18,18 @@ class RandomPartner(Dataset):
     """Give each source the target of another subject, drawn anew every time that the item is asked for.
 
     The draw comes from torch's global generator, which `DeterministicDataset` around this dataset seeds for each
-    item, so that every epoch has other pairs and the same seed the same ones.
+    item, so that every epoch has different pairs and the same seed gives the same ones.
 
     Args:
         dataset: items with "source" and "target", such as `load_dataset` and `TraceBench` give; with "subject" no item
             gets a target of its own subject. A target of another size is taken only where no other subject has one of
-            the item's; it is cut or padded with its background, about the center, to the item's size. Whether an
+            the item's size; it is cropped or padded with its background, about the center, to that size. Whether an
             item's own source and target show one subject does not matter: the sources of some subjects and the targets
-            of others may stand beside each other in any order.
+            of others may be paired in any order.
         transform: applied to every item on its way out.
 
     Items have the "source...", "case" and "subject" entries of their own, the "target..." entries of the partner, and
-    its subject as "partner". Everything else (true fields, masks) speaks of the pair as it was, and is left out.
+    its subject as "partner". Everything else (true fields, masks) describes the original pair, and is left out.
 
     Raises:
         ValueError: if there are fewer than two items, or (on access) no other subject is found.
@@ -73,8 +73,8 @@ class RandomPartner(Dataset):
             if subject is None or other.get("subject") != subject:
                 return other
         raise ValueError(
-            f"dataset: expected items of several subjects, found no target of another than {subject!r} in {_TRIES}"
-            " draws; add subjects, or train on the pairs as they are"
+            f"dataset: expected items of several subjects, found no target of a subject other than {subject!r} in"
+            f" {_TRIES} draws; add subjects, or train on the pairs as they are"
         )
 
     def _has_partner(self, index: int, size: tuple[int, ...] | None) -> bool:
@@ -92,7 +92,7 @@ class UnpairedDomains(Dataset):
 
     Args:
         sources: items with "source", such as `load_domain` gives.
-        targets: items with "target"; where both tell their sizes a source gets one of its own.
+        targets: items with "target"; where both report their sizes, a source gets a target of its own size.
         transform: applied to every item on its way out.
 
     Items have the entries of their source and the "target..." entries of the target, and its subject as "partner".

@@ -92,8 +92,8 @@ class ImageRecord:
 def skull_score(looks: ScanStatistics) -> float | None:
     """Measure of the tissue around the brain that a scan shows: about 0 with skull, below -0.65 without.
 
-    The darkness below the surface, where the skull is, against the dark tenth of the whole: a scan without skull has
-    little that is dark.
+    The amount of dark tissue below the surface, where the skull is, relative to the darkest tenth of the image: a scan
+    without skull has little that is dark.
     """
     if looks.rim is None:
         return None
@@ -103,13 +103,13 @@ def skull_score(looks: ScanStatistics) -> float | None:
 def unlike(record: ImageRecord, training: Sequence[ImageRecord], others: Sequence[ImageRecord] = ()) -> list[str]:
     """In what an image is unlike those of a training, one line each.
 
-    An image is unlike where it lies further outside of the training images' range than half that range, or than a floor
-    that was measured on real scans (`docs/reliability.md`), which is wider the fewer images there were.
+    An image is unlike where it lies further outside the training images' range than half that range, or than a minimum
+    margin measured on real scans (`docs/reliability.md`), which is wider the fewer images there were.
 
     Args:
         record: record of the image.
         training: of the training images of its role and contrast.
-        others: of those of the other role, which it might be taken for.
+        others: of those of the other role, for which it might be mistaken.
     """
     if not training:
         return []
@@ -224,7 +224,7 @@ def scan_records(split: Mapping[str, Sequence[Any]], learned: Mapping[str, Any])
 
     Args:
         split: name of a split → its pairs (`medtrace.data.lists.pair_list.Pair`).
-        learned: name of a pair → what the first pass of a preparation found out (`records`).
+        learned: name of a pair → results of the first pass of a preparation (`records`).
     """
     return [
         {

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `.nii`, `.hdr` with `.img` (each also in gzip), `.mgz`, `.mgh` | nibabel | (i, j, k) of the file | its own, voxel \
 to RAS mm (see `medtrace.geometry.header_affine`) |
-| `.nrrd`, `.nhdr`, `.mha`, `.mhd` | ITK | (i, j, k), the first axis fastest | LPS turned into RAS |
+| `.nrrd`, `.nhdr`, `.mha`, `.mhd` | ITK | (i, j, k), the first axis fastest | LPS converted to RAS |
 | a DICOM file or folder | ITK, each slice by itself (`data.dicom`) | (column, row, slice) | of the slices' positions |
 | `.png`, `.jpg`, `.jpeg`, `.bmp`, `.tif`, `.tiff` | see `natural_images` | (x, y): *columns first* | diag(-1, -1, 1,
 1) |
@@ -47,7 +47,7 @@ def read_image(
     """Read a scan or a natural image and check that it can be worked with.
 
     Args:
-        path: a file of the kinds in the module's table, or a folder of DICOM files.
+        path: a file of a type in the module's table, or a folder of DICOM files.
         series: which volume of a DICOM folder that holds several: its number in `data.dicom.list_volumes`, its
             SeriesInstanceUID, SeriesNumber or SeriesDescription. Of a NIfTI or FreeSurfer file of four axes, the number
             of the volume, from 1.
@@ -84,20 +84,19 @@ def read_values(
     if name.endswith(ITK_FORMATS):
         reader, check = _ITK_KINDS[path.suffix.lower()]
         check(path)
-        # The reader that the ending names: by its content, ITK would hand the file to any of thirty.
+        # The reader is chosen by the ending: by content, ITK would pass the file to any of thirty readers.
         return _scan(path, ITKReader(imageio=getattr(itk, reader).New()), f"{path.suffix[1:].upper()} file")
     if name.endswith(NATURAL_IMAGES):
         return read_natural_image(path, page)
     raise ValueError(
-        f"{path}: unknown kind of file; expected {', '.join((*VOLUMES, *ITK_FORMATS, *NATURAL_IMAGES))} or a DICOM"
-        f" folder"
+        f"{path}: unknown file type; expected {', '.join((*VOLUMES, *ITK_FORMATS, *NATURAL_IMAGES))} or a DICOM folder"
     )
 
 
 def _scan(path: Path, reader: Any, kind: str) -> MetaTensor:
     try:
         data, meta = reader.get_data(reader.read(str(path)))
-    except Exception as error:  # readers of three libraries raise what they like on a broken file
+    except Exception as error:  # readers of three libraries may raise any error on a broken file
         raise ValueError(f"{path}: cannot be read as {kind} ({_first_line(error)}); copy or export it again") from error
     if np.iscomplexobj(data) or data.dtype.fields is not None:
         raise ValueError(f"{path}: expected plain numbers, received {data.dtype}; convert it to scalars first")

@@ -55,8 +55,8 @@ def write_scan_files(
 ) -> None:
     """Write where the scans of pairs lie, beside a data set's folder as `FOLDER.scans.json`.
 
-    Names of files often are names of patients: the folder, which is handed on, and what a run keeps hold none of them.
-    Where the file cannot be written, that is a notice.
+    File names are often patient names: neither the folder, which is passed on, nor what a run stores contains them.
+    Where the file cannot be written, a notice is issued.
 
     Args:
         dataset: the folder.
@@ -107,7 +107,8 @@ def write_scan_files(
 def read_scan_files(dataset: str | os.PathLike) -> dict[str, ScanFiles]:
     """Name of a pair → its scans, as `write_scan_files` wrote them; empty for a data set of an earlier version.
 
-    A scan is sought at its absolute path, then at the same place beside the data set, which may have moved with it.
+    A scan is looked up at its absolute path, then at the same path relative to the data set, which may have moved with
+    it.
 
     Raises:
         ValueError: if the file is not one of this version.
@@ -140,7 +141,7 @@ def read_scan_files(dataset: str | os.PathLike) -> dict[str, ScanFiles]:
             for name, pair in content["pairs"].items()
         }
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: does not say where scans lie ({error}); run `medtrace prepare` again") from error
+        raise ValueError(f"{path}: does not say where the scans are ({error}); run `medtrace prepare` again") from error
 
 
 def _labels(pair: Pair) -> dict[str, Path]:

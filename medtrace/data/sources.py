@@ -42,7 +42,7 @@ def sources(
     """The data that settings name.
 
     Args:
-        settings: whose `data` is meant.
+        settings: whose `data` is used.
         folder: made by `medtrace prepare`; needed where `data.kind` is "prepared".
         case_transform: what the method needs of a training case beside its images, made once per case.
 
@@ -120,7 +120,7 @@ def _check_slices(folder: str | os.PathLike) -> None:
 def _check_several(folder: str | os.PathLike) -> None:
     if not any("source_present" in entry for entry in read_index(Path(folder))["training"]):
         raise ValueError(
-            f"data.drop_sources: expected 0, since {folder} has one source image a case; prepare a list with columns"
+            f"data.drop_sources: expected 0, since {folder} has one source image per case; prepare a list with columns"
             " source_NAME"
         )
 

@@ -31,7 +31,7 @@ def read_structure(folder: Path, image: Tensor, image_path: str | Path) -> Tenso
     """Read one structure on the grid of an image.
 
     Args:
-        folder: folder of the DICOM masks, in which whatever is above 0 is inside.
+        folder: folder of the DICOM masks, in which every value above 0 is inside.
         image: (C, *spatial), the scan.
         image_path: where that came from, for messages.
 

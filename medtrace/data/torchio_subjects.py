@@ -27,11 +27,11 @@ def item_of_subject(subject: Mapping[Any, Any]) -> dict[Hashable, Any]:
     """A TorchIO subject as a MONAI item.
 
     Args:
-        subject: a `torchio.Subject`, whose images are read if they were not.
+        subject: a `torchio.Subject`, whose images are loaded if they were not.
 
     Returns:
         Its images as MetaTensors (C, X, Y, Z) with their affine to RAS mm, intensities float32 and labels as they are;
-        everything else as it stands. What TorchIO applied to the subject is not on record of MONAI.
+        everything else unchanged. What TorchIO applied to the subject is not in MONAI's record.
 
     Example:
         >>> item_of_subject({"subject": "a", "age": 40})

@@ -17,17 +17,17 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 class Acceleration:
     """Compile networks and lay out their weights channels-last; names and values of the weights stay.
 
-    Results agree with those of a plain training up to rounding, and a checkpoint of either continues with the other:
-    when the training starts, the optimizers' averages are laid out as the weights are, which fused optimizers expect.
+    Results agree with those of plain training up to rounding, and a checkpoint of either can be resumed with the other:
+    when the training starts, the optimizers' averages are laid out like the weights, as fused optimizers expect.
 
     Args:
-        channels_last: store convolutions' weights with the channels last, 2D and 3D, so that features are too. For
-            CUDA under autocast; instance normalization puts features back, and on a CPU nothing is gained.
-        compile: run every network that a phase steps through `torch.compile`; a mapping gives its arguments, such as
+        channels_last: store the weights of 2D and 3D convolutions channels-last, so that features are too. For CUDA
+            under autocast; instance normalization undoes it for features, and on a CPU nothing is gained.
+        compile: compile every network that a phase steps, by `torch.compile`; a mapping gives its arguments, such as
             {"backend": "aot_eager"}. A network whose parts are called one by one is left as it is.
 
     Raises:
-        TypeError: if `compile` is neither a truth value nor a mapping.
+        TypeError: if `compile` is neither a Boolean nor a mapping.
     """
 
     def __init__(self, channels_last: bool = False, compile: bool | Mapping[str, Any] = False) -> None:

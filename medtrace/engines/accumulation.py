@@ -15,11 +15,11 @@ def parts_of(batch: Batch, count: int) -> Iterator[tuple[float, Batch]]:
     """Split a batch along its items.
 
     Args:
-        batch: tensors (B, ...) and lists of B; "source" decides on B. What has another length goes into every part.
-        count: number of the parts, 1 or more; a batch of fewer items has as many parts as items.
+        batch: tensors (B, ...) and lists of B; "source" determines B. Entries of another length go into every part.
+        count: number of parts, 1 or more; a batch of fewer items has as many parts as items.
 
     Returns:
-        Fraction of the batch's items, in (0, 1], and the part; of sizes that differ by at most one.
+        For each part, its fraction of the batch's items, in (0, 1], and the part; sizes differ by at most one.
     """
     items = len(batch["source"])
     count = min(count, items)

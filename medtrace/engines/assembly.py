@@ -95,10 +95,10 @@ def build_trainer(
         loader: loader of training batches.
         optimizers: phase → optimizer.
         run_dir: receives `history.csv`, `tensorboard/` and `checkpoints/`.
-        device: where the method lies.
+        device: device of the method.
         resume: continue from the newest checkpoint.
         validator: run every `training.val_interval` epochs.
-        handlers: further ones, behind the others.
+        handlers: further handlers, after the others.
     """
     run_dir, training = Path(run_dir), settings.training
     validates = validator is not None and training.val_interval > 0
@@ -150,9 +150,9 @@ def build_evaluator(
         method: on its device.
         settings: settings of the training.
         loader: loader of validation batches.
-        device: where the method lies.
-        handlers: further ones.
-        units: brings an image (C, *spatial) in [-1, 1] to the target's units; None measures on [-1, 1].
+        device: device of the method.
+        handlers: further handlers.
+        units: maps an image (C, *spatial) in [-1, 1] to the target's units; None measures on [-1, 1].
     """
     return Evaluator(
         device=device,

@@ -15,19 +15,19 @@ from medtrace.methods.base import Method
 from medtrace.methods.common.averaging import move_averages
 
 AVERAGE = "average"
-"""Of the average in a checkpoint."""
+"""Key of the average in a checkpoint."""
 
 
 class WeightAveraging:
     """Keep the exponential moving average of all weights that the phases of a method step (EMA).
 
-    Validation and the files of weights that a run is used by have the average; the training itself continues with the
-    weights as they are, and a checkpoint holds both. What a method averages by its own is left to it. Update
+    Validation and the weight files that a run is used with have the average; the training itself continues with the
+    weights as they are, and a checkpoint holds both. What a method averages itself is left to it. Update
     n = 0, 1, ... moves the average by 1 − min(decay, (1 + n) / (10 + n)) of the way. List it before `Checkpoint`.
 
     Args:
         decay: fraction of the average that a step keeps, in [0, 1); 0.999 remembers about a thousand steps.
-        validator: an evaluator that is to see the average.
+        validator: an evaluator that is to use the average.
 
     Raises:
         ValueError: if `decay` is outside [0, 1).

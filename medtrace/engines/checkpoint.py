@@ -35,21 +35,21 @@ from medtrace.storage.reservations import locked
 class Checkpoint:
     """Save the method, optimizers and progress of a `Trainer` after epochs and within them, and resume from the newest.
 
-    A file appears when it is complete and on the disk, so that a crash, a full disk or a read-only folder leaves the
-    ones before as they were. What is random is not a part of an epoch's: the `Trainer` derives it from seed and epoch.
-    Within an epoch the generators' states are part of it. In a process group rank 0 writes, and every rank reads; while
+    A file appears only when it is complete and on disk, so a crash, a full disk or a read-only folder leaves earlier
+    ones as they were. A checkpoint between epochs holds no random state: the `Trainer` derives it from seed and epoch.
+    One within an epoch holds the generators' states. In a process group rank 0 writes, and every rank reads; while
     rank 0 trains, no other training can use the folder.
 
-    SIGINT (Ctrl-C), SIGTERM and SIGHUP end the training when the current step is taken and its state is written, with a
-    `TrainingInterruptedError`. Attach it behind handlers that keep something from step to step.
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP end the training once the current step is done and its state is written, with a
+    `TrainingInterruptedError`. Attach it after handlers that keep something from step to step.
 
     Args:
-        folder: where `checkpoint_epoch=N.pt` (the newest two), `within_epoch.pt` (until a later one is there) and, at
+        folder: where `checkpoint_epoch=N.pt` (the newest two), `within_epoch.pt` (until there is a later one) and, at
             the end, `final.pt` are written.
         interval: epochs between checkpoints.
         resume: continue from the newest checkpoint in `folder` that can be read, if there is one.
         kept: how many of `checkpoint_epoch=N.pt` to keep, 1 or more.
-        minutes: between checkpoints, at the end of a step; 0 is never.
+        minutes: minutes between checkpoints, at the end of a step; 0 means never.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ def _restore(engine: Trainer, states: dict[str, Any], path: Path) -> None:
         )
     items = engine.checkpoint_items()
     if missing := sorted(set(items) - set(states)):
-        raise ValueError(f"{path}: expected {sorted(items)}, lacks {missing}; it is of another method or version")
+        raise ValueError(f"{path}: expected {sorted(items)}, lacks {missing}; it is from another method or version")
     wanted = {name: _choices(optimizer) for name, optimizer in engine.optimizers.items()}
     try:
         for name, item in items.items():
@@ -198,8 +198,8 @@ def _restore(engine: Trainer, states: dict[str, Any], path: Path) -> None:
         ) from error
     for name, groups in wanted.items():
         _choose(engine.optimizers[name], groups)
-    # The epochs are the checkpoint's, how many to train is the configuration's, and another number of processes or
-    # batch size makes epochs of another length.
+    # The completed epochs are the checkpoint's, the number to train is the configuration's, and another number of
+    # processes or batch size gives epochs of another length.
     engine.state.max_epochs, engine.state.epoch_length = planned, length
     if length is not None:
         engine.state.epoch, engine.state.iteration = done, done * length
@@ -208,8 +208,8 @@ def _restore(engine: Trainer, states: dict[str, Any], path: Path) -> None:
             engine.resume_within_epoch(within)
         elif within is not None:
             LOGGER.warning(
-                "%s: was written within epoch %d by another number of processes or with other batches; that epoch is"
-                " begun again, with the weights as they were",
+                "%s: was written within epoch %d by another number of processes or with other batches; that epoch"
+                " starts again, with the weights as they were",
                 path,
                 within["epoch"],
             )

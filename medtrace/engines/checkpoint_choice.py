@@ -25,8 +25,8 @@ def using_checkpoint(choice: str | None) -> Iterator[None]:
     """Let runs that are loaded in the block have the weights of a checkpoint.
 
     Args:
-        choice: "best" (of the validations), "last" (the newest that can be read) or "epoch=N"; None is the weights of
-            the training's end.
+        choice: "best" (of the validations), "last" (the newest that can be read) or "epoch=N"; None is the weights at
+            the end of training.
 
     Raises:
         ValueError: if it is none of these.
@@ -62,7 +62,7 @@ def run_states(run: Path, method: str, epochs: int) -> tuple[Path, Mapping[str, 
     Args:
         run: the run folder.
         method: the method's name, for the message.
-        epochs: of the whole training.
+        epochs: number of epochs of the entire training.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
@@ -74,10 +74,10 @@ def run_states(run: Path, method: str, epochs: int) -> tuple[Path, Mapping[str, 
         if not path.is_file():
             raise FileNotFoundError(_unfinished(run, path, method, epochs))
         if (folder / WITHIN_EPOCH).is_file():
-            notify(run, "was trained on since its end; these are the weights of that end (--checkpoint last)")
+            notify(run, "was trained further after its end; these are the weights of that end (--checkpoint last)")
         return path, load_weights(path)
     path, states = _states(run, folder, choice)
-    told = f"has the weights of {path.name}"
+    told = f"uses the weights of {path.name}"
     if "trainer" in states:
         told += f", after {_amount(progress_of(dict(states)))} of {epochs} epochs"
     notify(run, f"{told} (--checkpoint {choice})")
@@ -96,14 +96,14 @@ def _states(run: Path, folder: Path, choice: str) -> tuple[Path, Mapping[str, An
         return path, load_weights(path)
     if choice == "best":
         raise FileNotFoundError(
-            f"checkpoint: {path} is missing: {run} was trained without validation, or has not had one; take last"
+            f"checkpoint: {path} is missing: {run} was trained without validation, or has had none yet; use last"
         )
     there = ", ".join(f"epoch={epoch}" for epoch, _ in of_epochs(folder)) or "none"
-    raise FileNotFoundError(f"checkpoint: {path} is missing; of epochs there are: {there}; or take last")
+    raise FileNotFoundError(f"checkpoint: {path} is missing; available epochs: {there}; or use last")
 
 
 def _unfinished(run: Path, path: Path, method: str, epochs: int) -> str:
-    message = f"run: {path} is missing: the training has not come to its end"
+    message = f"run: {path} is missing: the training has not finished"
     newest = next(newest_first(run / "checkpoints"), None)
     resume = f"resume it with `medtrace train {method} --out {run} --resume`"
     if newest is None:

@@ -43,7 +43,7 @@ class DistributedNetwork(DistributedDataParallel):
 def join(backend: str = "gloo") -> None:
     """Join the process group that torchrun (or SLURM, through torchrun) has laid out; without one, be one alone.
 
-    A group that is initialized already is kept.
+    A group that is already initialized is kept.
 
     Args:
         backend: "nccl" or "gloo".
@@ -60,20 +60,20 @@ def leave() -> None:
     """Leave the process group, so that a later training of this process starts afresh."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        ignite.distributed.sync()  # which keeps what it found
+        ignite.distributed.sync()  # ignite caches the group that it found
 
 
 def distribute(method: Method, networks: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> Method:
     """Wrap networks of a method, one by one, for the process group that is initialized.
 
-    Call it before the optimizers are made. All that the state dict of the method holds goes from rank 0 to every
-    rank: also what is not wrapped, such as averaged weights and running means.
+    Call it before the optimizers are created. Everything in the method's state dict is sent from rank 0 to every
+    rank, including what is not wrapped, such as averaged weights and running means.
 
     Args:
         method: on its device.
         networks: paths of sub-modules, such as "networks.generator"; as a mapping, each with arguments of
-            `DistributedDataParallel`. Buffers are not broadcast before a forward unless asked for: ranks with
-            unequal fractions of a validation would wait for each other.
+            `DistributedDataParallel`. Buffers are not broadcast before a forward pass unless requested: ranks with
+            unequal parts of a validation would wait for each other.
 
     Returns:
         The same method.

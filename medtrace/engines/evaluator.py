@@ -23,12 +23,12 @@ class Evaluator(MonaiEvaluator):
     through `from_engine(["pred", "label"])`.
 
     Args:
-        device: where the method lies and where batches are moved.
+        device: device of the method, to which batches are moved.
         val_data_loader: loader of dict batches.
         method: the method.
         val_handlers: MONAI or ignite handlers.
         key_val_metric, additional_metrics, postprocessing, epoch_length: as in MONAI's `Evaluator`.
-        amp: run forwards under autocast on the device.
+        amp: run forward passes under autocast on the device.
         amp_kwargs: arguments of `torch.autocast`.
     """
 

@@ -17,11 +17,11 @@ LOGGER = logging.getLogger("medtrace.training")
 
 
 DIVERGED = 1e12
-"""A loss beyond which no training comes back."""
+"""A loss beyond which no training recovers."""
 DIVERGED_BY = 1e6
-"""Times the first step's loss (or 1, where that is smaller), likewise."""
+"""Likewise, as a multiple of the first step's loss (or of 1, if that is smaller)."""
 DOUBTFUL_BY = 1e3
-"""Times the first step's loss, from which on a checkpoint replaces none before it."""
+"""Multiple of the first step's loss from which a checkpoint no longer replaces an earlier one."""
 
 
 class DivergedError(ValueError):
@@ -32,8 +32,8 @@ class SkipLimit:
     """When skipped steps end a training.
 
     Args:
-        in_a_row: so many skipped steps without one that was taken.
-        in_all: so many in the whole training; infinite is not a limit, as it is for the other.
+        in_a_row: this many skipped steps in a row; infinity means no limit.
+        in_all: this many in the entire training; likewise.
     """
 
     def __init__(self, in_a_row: float = 5, in_all: float = 50) -> None:
@@ -62,7 +62,7 @@ class ModuleMemory:
     """The state that a forward pass changes in a module, saved beforehand: buffers, and the snapshots of sub-modules
     with `snapshot`.
 
-    Weights need no memory, since a step that is skipped never changes them.
+    Weights need not be saved, since a skipped step never changes them.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -97,7 +97,7 @@ def _kind(tensor: Tensor) -> tuple[Any, ...]:
 def all_finite(values: Sequence[Tensor]) -> bool:
     """Whether every scalar is finite, on every process of a group.
 
-    One look at the device for all of them.
+    The device is read once for all of them.
     """
     return finite_and_bounded(values, (), math.inf)[0]
 

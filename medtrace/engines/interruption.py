@@ -39,7 +39,7 @@ def listening(engine: Any) -> Iterator[None]:
     """Let signals ask an engine to stop (`engine.stop_signal`) instead of ending the process in the middle of a step.
 
     Between the last step of an epoch and the first of the next, where validations run, the training ends at once. A
-    signal that the process ignores stays ignored; outside the main thread nothing is heard.
+    signal that the process ignores stays ignored; outside the main thread no signal is handled.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -79,16 +79,16 @@ def place(engine: Any) -> str:
 class LoaderWorker:
     """The beginning of a loader's worker: signals that are sent to a whole group of processes do not end it.
 
-    The training ends its workers itself, when its step is taken. Give it to a loader as `worker_init_fn`.
+    The training ends its workers itself, once its step is done. Pass it to a loader as `worker_init_fn`.
 
     Args:
-        begin: what else a worker begins with; called with its number.
+        begin: further initialization of a worker; called with its number.
     """
 
     def __init__(self, begin: Callable[[int], object]) -> None:
         self._begin = begin
         self._ending = multiprocessing.Event()
-        # Before the interpreter ends its children by SIGTERM, it states them that this one is meant.
+        # Before the interpreter ends its children by SIGTERM, it tells them that this one is meant for them.
         multiprocessing.util.Finalize(None, self._ending.set, exitpriority=100)
 
     def __call__(self, number: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from medtrace.storage.files import atomic_write
 
 VALIDATION = "validation_"
-"""Before the names of a validation's metrics in the history."""
+"""Prefix of the names of validation metrics in the history."""
 
 
 def logged_terms(output: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -29,16 +29,16 @@ def _scalars(output: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
 class LossHistory:
     """Average every loss term over an epoch: into `engine.state.metrics` under its own name, and into a CSV file.
 
-    Sums stay on the device within an epoch. Steps that were skipped are left out of the averages; where there were any,
-    their number stands under "skipped_steps", or "rescaled_steps" where the loss scale was too high. The rates of the
-    epoch's last step are "learning_rate", or "learning_rate_PHASE" where there are several phases, and the metrics of a
-    validation "validation_METRIC". Attach it behind `ValidationHandler` and before `StatsHandler` and
+    Sums stay on the device within an epoch. Skipped steps are left out of the averages; if there were any, their
+    number is under "skipped_steps", or "rescaled_steps" if the loss scale was too high. The rates of the
+    epoch's last step are "learning_rate", or "learning_rate_PHASE" if there are several phases, and the metrics of a
+    validation are "validation_METRIC". Attach it after `ValidationHandler` and before `StatsHandler` and
     `TensorBoardStatsHandler`, whose epoch logs then show all of these.
 
     Args:
-        path: the CSV file, with one row per epoch; a file there is continued when the training resumes and
-            written anew when it starts at epoch 1. None writes none.
-        validator: an evaluator whose metrics stand beside.
+        path: the CSV file, with one row per epoch; an existing file is continued when the training resumes and
+            overwritten when it starts at epoch 1. None writes no file.
+        validator: an evaluator whose metrics are added.
     """
 
     def __init__(self, path: str | Path | None = None, validator: Engine | None = None) -> None:

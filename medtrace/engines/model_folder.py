@@ -15,7 +15,7 @@ def record_file(run: Path) -> Path:
     """The file that says what a run is: `run.json`, or `config.json` of a model folder.
 
     Args:
-        run: the folder; where it has neither, the answer is where `run.json` would be.
+        run: the folder; if it has neither, the path where `run.json` would be is returned.
     """
     own, handed_on = run / RECORD, run / CONFIG
     return handed_on if handed_on.is_file() and not own.is_file() else own
@@ -26,7 +26,7 @@ def own_weights(run: Path, weights: Path) -> Path:
 
     Args:
         run: the folder.
-        weights: where a training leaves them.
+        weights: path where a training writes them.
     """
     handed_on = run / MODEL
     return handed_on if handed_on.is_file() and not weights.is_file() else weights

@@ -21,7 +21,7 @@ class Pace:
         """Note the time at the start of an epoch.
 
         Args:
-            iteration: steps that are done.
+            iteration: number of completed steps.
         """
         self._marks.append((iteration, time.monotonic()))
 

@@ -32,7 +32,7 @@ def seed_generators(seed: int) -> None:
 def seed_host_generators(seed: int) -> None:
     """Seed the global generators of torch on the CPU, of NumPy and of Python."""
     torch.random.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - transforms of others draw from it
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party transforms draw from it
     random.seed(seed)
 
 

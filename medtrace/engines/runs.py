@@ -1,8 +1,7 @@
 """The run folder that a training leaves: data only, written and read back.
 
 `run.json` names the method, the version and every resolved setting; `checkpoints/weights.safetensors` holds the
-weights.
-Nothing in a run folder is evaluated: the method is built again from the library.
+weights. Nothing in a run folder is executed: the method is rebuilt from the library.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from medtrace.storage.files import atomic_write
 FORMAT, VERSION = "medtrace run", 1
 WEIGHTS = Path("checkpoints") / "weights.safetensors"
 BEST = Path("checkpoints") / "best.safetensors"
-"""The weights of the best validation; in the form of `WEIGHTS`."""
+"""The weights of the best validation, in the same format as `WEIGHTS`."""
 PREPARATION = "preparation.json"
 OLD_CONFIG = "config.yaml"
 _MAX_BYTES = 64 << 20
@@ -42,11 +41,11 @@ class RunRecord:
 
     Attributes:
         method: the method's name.
-        settings: every value, resolved, so that a later default changes no old run.
+        settings: every value, resolved, so that a later default does not change an old run.
         medtrace: the version that trained it.
-        training_data: what it was trained on: the data set's name and, per case, subject and digests; of TraceBench
+        training_data: what it was trained on: the data set's name and, per case, subject and digests; for TraceBench
             nothing beyond the settings.
-        started_from: the run whose weights it began with: folder, file, digest, version; empty where none.
+        started_from: the run whose weights it started from: folder, file, digest, version; empty if none.
     """
 
     method: str
@@ -79,7 +78,7 @@ def read_run(run: str | os.PathLike) -> RunRecord:
 
     Raises:
         FileNotFoundError: if the folder or the file is missing.
-        ValueError: if it is not a record of this version, or its settings are refused.
+        ValueError: if it is not a record of this version, or its settings are invalid.
     """
     run = Path(run)
     path = record_file(run)
@@ -100,7 +99,7 @@ def read_run(run: str | os.PathLike) -> RunRecord:
     if result != (FORMAT, VERSION):
         if path.name == CONFIG and result == (None, None):
             raise ValueError(
-                f"{path}: is not of a model of medtrace; name a folder that `medtrace card` wrote, or a run"
+                f"{path}: is not from a medtrace model; name a folder that `medtrace card` wrote, or a run"
             )
         raise ValueError(f"{path}: expected a run of version {VERSION}, received {result}; train again")
     name, settings = content.get("method"), content.get("settings")
@@ -124,9 +123,9 @@ def load_method(
     """Build the method of a run and load its trained weights, or those that `using_checkpoint` chooses.
 
     Args:
-        run: a folder left by `medtrace train`, or one that `medtrace card` made of it.
+        run: a folder written by `medtrace train`, or one that `medtrace card` made from it.
         device: where to put it; by default CUDA if available.
-        sampling: how a method that samples is to sample this time, such as {"steps": 10}.
+        sampling: sampling settings for this time, for a method that samples, such as {"steps": 10}.
 
     Returns:
         The method in evaluation mode.
@@ -157,17 +156,17 @@ def save_weights(method: Method, run: Path, name: Path = WEIGHTS, facts: Mapping
     """Write the tensors of a method's state dict as safetensors.
 
     Args:
-        method: whose weights.
+        method: the method.
         run: the run folder.
         name: name of the file in it.
-        facts: one entry that the file says of them, in place of who made them.
+        facts: one metadata entry of the file, instead of what made the weights.
     """
     tensors = {
         f"method.{name}": value.detach().cpu().contiguous().clone()
         for name, value in method.state_dict().items()
         if isinstance(value, Tensor)
     }
-    # One entry: safetensors writes several in an order of chance.
+    # One entry: safetensors writes several in random order.
     content = save(tensors, dict(facts or {"made_by": f"medtrace {__version__}, method {method.name}"}))
     atomic_write(run / name, content, make_parents=True)
 
@@ -176,7 +175,7 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
     """The device named, or CUDA if there is one, or the CPU.
 
     Raises:
-        ValueError: if there is no such device on this machine; the message has those that there are.
+        ValueError: if there is no such device on this machine; the message lists those that exist.
 
     Example:
         >>> default_device("cpu")
@@ -193,7 +192,7 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
         close = difflib.get_close_matches(str(device), [*there, "cuda"], 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ValueError(
-            f"device: expected one of {', '.join(there)}, received {device!r}; {hint}Leave it out for the best"
+            f"device: expected one of {', '.join(there)}, received {device!r}; {hint}Leave it out for the best one"
         ) from None
     absent = asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count()
     if absent or (asked.type == "mps" and "mps" not in there):

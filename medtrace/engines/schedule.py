@@ -27,7 +27,7 @@ class WarmupDecay:
     (1 − t)^0.9 (`polynomial`, as in nnU-Net).
 
     Args:
-        shape: shape of the fall.
+        shape: shape of the decay.
         warmup: fraction of the training that the rise takes, in [0, 1).
         final: fraction of the rate that is left at the end, in [0, 1].
     """
@@ -71,11 +71,11 @@ class WarmupCosine(WarmupDecay):
 class LinearWarmup:
     """Raise an optimizer's rate linearly to its own value over its first steps, and leave it there.
 
-    Step n of `steps` has the rate's n/`steps`.
+    Step n of `steps` uses n/`steps` of the rate.
 
     Args:
-        steps: for each optimizer, by the name of its phase, how many steps the rise takes; 0 is none. Phases that the
-            training does not have are skipped, so that one setting serves several methods.
+        steps: for each optimizer, by the name of its phase, how many steps the rise takes; 0 means none. Phases that
+            the training does not have are skipped, so that one setting serves several methods.
     """
 
     def __init__(self, steps: Mapping[str, int]) -> None:

@@ -46,37 +46,36 @@ COUNTS = ("skipped_steps", "skipped_in_a_row", "rescaled_steps")
 class Trainer(MonaiTrainer):
     """Train any `Method`: for each phase zero, forward, sum with weights, backward; then step all; `after_step`.
 
-    While a phase runs, only its own parameters require gradients, so that a generator's backward fills no
+    While a phase runs, only its own parameters require gradients, so a generator's backward pass fills no
     gradient of a discriminator. `engine.state.output` is [{"loss": sum over phases, term: value, ...}], detached
     and left on the device: a list, as MONAI's handlers expect of a trainer.
 
-    A step of which a loss or a gradient norm is not finite, on any process, is taken by no phase: weights, optimizers,
+    If a loss or a gradient norm of a step is not finite on some process, all phases skip the step: weights, optimizers,
     buffers and what `after_step` moves stay as they were. It is counted in `engine.state.skipped_steps` and reported
-    by the
-    logger "medtrace.training"; too many (`skip_limit`), or an epoch without any other, end the training. For this, and
-    for the checks of intensities, the device is looked at once per step, when all phases have gone back. Under loss
-    scaling an overflow of a finite loss's gradient is part of finding the scale: while that is 1 or more it counts in
-    `engine.state.rescaled_steps` instead, without limit.
+    by the logger "medtrace.training"; too many (`skip_limit`), or an epoch with no other steps, end the training. For
+    this, and for the checks of intensities, the device is read once per step, after the backward passes of all phases.
+    Under loss scaling, an overflow of a finite loss's gradient is part of finding the scale: while the scale is 1 or
+    more, it counts in `engine.state.rescaled_steps` instead, without limit.
 
     Before each epoch the global generators are seeded from (seed, epoch, process), `set_epoch` is called on the
-    loader's dataset where it has one (`medtrace.data.DeterministicDataset`), and a new pass over the loader begins: a
+    loader's dataset if it has one (`medtrace.data.DeterministicDataset`), and a new pass over the loader begins: a
     training that is resumed at an epoch continues as if it had not stopped. Within an epoch (`resume_within_epoch`) it
-    passes over the batches that it has seen, and takes up the generators' states.
+    skips the batches that it has seen, and restores the generators' states.
 
     Args:
-        device: where the method lies and where batches are moved.
+        device: device of the method, to which batches are moved.
         max_epochs: epochs to train.
         train_data_loader: loader of dict batches.
         method: the method.
         optimizers: one optimizer per phase name, over `method.parameters_of(name)`.
         epoch_length: iterations per epoch, by default the loader's length.
         train_handlers: MONAI or ignite handlers (`StatsHandler`, `CheckpointSaver`, `ValidationHandler`, ...).
-        max_gradient_norm: clip each phase's gradient to this norm; None leaves it.
-        accumulate: take each batch through the networks in so many parts, whose gradients add up to the batch's: the
-            same step with less memory, where a loss is a mean over the batch's items.
-        seed: seed of all that is drawn, 0 or more; None takes the one that torch was seeded with.
+        max_gradient_norm: clip each phase's gradient to this norm; None does not clip.
+        accumulate: pass each batch through the networks in this many parts, whose gradients add up to the batch's: the
+            same step with less memory, if a loss is a mean over the batch's items.
+        seed: seed of all random draws, 0 or more; None uses the one that torch was seeded with.
         skip_limit: how many skipped steps end the training; None is `SkipLimit()`.
-        amp: run forwards under autocast on the device; float16 on CUDA is loss-scaled.
+        amp: run forward passes under autocast on the device; float16 on CUDA is loss-scaled.
         amp_kwargs: arguments of `torch.autocast`, such as {"dtype": torch.bfloat16}.
         workflow: `event_names`, `event_to_attr` and other arguments of MONAI's `Workflow`.
 
@@ -161,9 +160,9 @@ class Trainer(MonaiTrainer):
         self.add_event_handler(Events.EPOCH_STARTED, Trainer._begin_epoch)
         self.add_event_handler(Events.EPOCH_COMPLETED, Trainer._check_epoch)
         if train_handlers is not None:
-            self._register_handlers(train_handlers)  # they may ask for what is set above
+            self._register_handlers(train_handlers)  # they may need what is set above
         self.add_event_handler(Events.STARTED, Trainer._tell_ready)
-        self.add_event_handler(Events.STARTED, Trainer._complete_epoch)  # behind those of the handlers
+        self.add_event_handler(Events.STARTED, Trainer._complete_epoch)  # after those of the handlers
         self.add_event_handler(Events.EPOCH_STARTED, Trainer._continue_epoch)
         self.add_event_handler(Events.ITERATION_STARTED, Trainer._between, False)
         self.add_event_handler(Events.COMPLETED, Trainer._between, False)
@@ -171,11 +170,11 @@ class Trainer(MonaiTrainer):
     def run(self) -> None:
         """Train to `max_epochs`; a second call continues from there.
 
-        The global generators are left as (seed, `max_epochs`, process) has it, also where nothing was left to train.
+        The global generators are left as determined by (seed, `max_epochs`, process), even if nothing was trained.
         """
         self.pace = Pace()
         with self.while_running:
-            Workflow.run(self)  # MONAI's Trainer.run would make a CUDA loss scaler of its own
+            Workflow.run(self)  # MONAI's Trainer.run would create its own CUDA loss scaler
         self._seed_steps(self.state.max_epochs + 1)
 
     def resume_within_epoch(self, state: Mapping[str, Any]) -> None:
@@ -233,7 +232,7 @@ class Trainer(MonaiTrainer):
         self._order_cases()
         self._seed_steps(self.state.epoch)
         self.set_data(self.data_loader)
-        self._seed_steps(self.state.epoch)  # new workers drew a number, lasting ones did not
+        self._seed_steps(self.state.epoch)  # new workers drew a number, persistent ones did not
         self.step_taken, self._last_skip = False, "the loss scale was too high"
 
     def _order_cases(self) -> None:
@@ -315,7 +314,7 @@ class Trainer(MonaiTrainer):
                 return {}
             loss = phase.total(terms)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
-        # A graph that phases share leads on to the networks of others: no phase goes further back than to its own.
+        # A graph that phases share leads on to other phases' networks: no backward pass goes beyond the phase's own.
         fractions = any(other.shared for other in self.method.phases)
         learning = [parameter for parameter in parameters if parameter.requires_grad] if fractions else None
         self.loss_scaler.scale(loss * fraction if fraction < 1 else loss).backward(
@@ -335,7 +334,7 @@ class Trainer(MonaiTrainer):
 
     def _step(self, phases: Iterable[str]) -> None:
         for name in phases:
-            self.optimizers[name].step()  # the scaler's own step would look at the device again
+            self.optimizers[name].step()  # the scaler's own step would read from the device again
         self.loss_scaler.update()
         self.method.after_step()
         self.state.skipped_in_a_row = 0

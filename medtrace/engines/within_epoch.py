@@ -14,7 +14,7 @@ def state_within_epoch(engine: Any) -> dict[str, Any]:
     """State within an epoch besides weights and optimizers: the position in the epoch, generators, and sums of
     handlers.
 
-    Every process of a group has to call it at the same step.
+    Every process of a group must call it at the same step.
     """
     length = int(engine.state.epoch_length)
     return {

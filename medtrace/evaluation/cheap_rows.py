@@ -38,10 +38,10 @@ def cheap_rows(training: Iterable[Mapping[str, Any]]) -> dict[str, Tracer]:
 
     Args:
         training: cases with "source" (C, *spatial) and "target" (C', *spatial) in [-1, 1], such as
-            `load_dataset(folder, "training")`; gone over twice.
+            `load_dataset(folder, "training")`; iterated over twice.
 
     Returns:
-        Row → tracer: "identity", which shows the source (only where the channels are as many as the target's),
+        Row → tracer: "identity", which shows the source (only if it has as many channels as the target),
         "intensity curve" and "patch ridge".
 
     Raises:
@@ -64,7 +64,7 @@ def cheap_rows(training: Iterable[Mapping[str, Any]]) -> dict[str, Tracer]:
 class IntensityCurve:
     """Each voxel's most likely target given its own source intensity: the median, which has the least absolute error.
 
-    Of several source channels that one counts, for each target channel, whose curve has the least error.
+    Of several source channels, each target channel uses the one whose curve has the smallest error.
 
     Attributes:
         curves: (C', BINS) float32, the target at equally spaced source intensities from -1 to 1.
@@ -134,7 +134,7 @@ class PatchRidge:
     """Each voxel's target as a linear function of the source and of its intensity curve in the patch about it.
 
     Attributes:
-        curve: whose image is a second kind of channel.
+        curve: the curve whose image is added as further channels.
         kernel: (C', C + C', *patch) float32.
         bias: (C',) float32.
     """
@@ -151,7 +151,7 @@ class PatchRidge:
 
         Args:
             training: the cases.
-            curve: learned from them; None learns it.
+            curve: curve learned from them; None learns it.
             radius: voxels on either side of the middle; None is 3 in 2D (7 x 7) and 1 in 3D (3 x 3 x 3).
         """
         curve = IntensityCurve.fit(training) if curve is None else curve
@@ -170,7 +170,7 @@ class PatchRidge:
             raise ValueError("training: expected at least one case, received none")
         scale = float(square.diagonal()[:-1].mean()) or 1.0
         ridge = torch.full((len(square),), PENALTY * scale, dtype=square.dtype)
-        ridge[-1] = PENALTY * 1e-3 * scale  # the bias is held only where nothing else holds it
+        ridge[-1] = PENALTY * 1e-3 * scale  # the bias is penalized only as far as nothing else determines it
         weights = torch.linalg.solve(square + torch.diag(ridge), product)
         size = 2 * _radius(radius, dims) + 1
         kernel = weights[:-1].T.reshape(curve.out_channels, -1, *[size] * dims)

@@ -44,15 +44,15 @@ def simpleitk_registration(
 ) -> Tensor:
     """Register a pair by diffeomorphic Demons at three resolutions (Vercauteren et al., NeuroImage 2009).
 
-    Demons follow the difference of the images and know no mask. So that a lesion drives nothing (cost-function
-    masking; Brett et al., NeuroImage 2001), the target's masked part is filled, before every round, with the source as
-    warped so far: the difference there is then zero, and the field comes from around it by smoothing. The same pair
-    gives the same field.
+    Demons follow the difference of the images and take no mask. So that a lesion does not drive the field
+    (cost-function masking; Brett et al., NeuroImage 2001), the target's masked part is filled, before every round, with
+    the source as warped so far: the difference there is then zero, and the field comes from around it by smoothing. The
+    same pair gives the same field.
 
     Args:
         source: (1, H, W) or (1, H, W, D), the moving image, any range.
         target: the same shape, the fixed image, of the same contrast.
-        mask: the same shape, boolean or in [0, 1], what to leave out of the target; None is nothing.
+        mask: the same shape, boolean or in [0, 1], what to leave out of the target; None leaves out nothing.
         source_mask: likewise of the source; it moves with the source.
         rounds: fillings at each resolution.
         iterations: Demons steps after each filling.
@@ -136,7 +136,7 @@ def _on_grid(field: sitk.Image | None, like: sitk.Image) -> sitk.Image:
 
 def _filled(level: Level, field: sitk.Image) -> sitk.Image:
     """The fixed image with the warped moving one where either mask is."""
-    warping = sitk.DisplacementFieldTransform(sitk.Image(field))  # the transform empties the image it is given
+    warping = sitk.DisplacementFieldTransform(sitk.Image(field))  # the transform empties the image that it gets
     warped, mask = (_warped(image, level.fixed, warping) for image in (level.moving, level.moving_mask))
     # Blurred masks: a voxel that holds some lesion is lesion.
     outside = sitk.Cast((level.fixed_mask < 0.05) * (mask < 0.05), sitk.sitkFloat64)

@@ -33,11 +33,10 @@ def conformal_radius(scores: Tensor, coverage: float = 0.9) -> float:
         coverage: probability, in (0, 1), that a new subject's score is at most the radius.
 
     Returns:
-        The radius, in the scores' unit; infinite where n < coverage / (1 − coverage), too few subjects to promise
-        that.
+        The radius, in the scores' unit; infinite if n < coverage / (1 − coverage), too few subjects to promise that.
 
     Raises:
-        TypeError: if the scores are not floating tensor.
+        TypeError: if the scores are not a floating tensor.
         ValueError: if they are not (n,), are not finite, or coverage is out of range.
 
     Guarantee (Vovk et al., "Algorithmic Learning in a Random World", 2005): if the calibration subjects and the new
@@ -59,14 +58,14 @@ def subject_score(errors: Tensor, fraction: float | None = None, generator: torc
     """One score for a subject from the errors of its points.
 
     Args:
-        errors: (points,), distances of the located from the true points.
+        errors: (points,), distances between the located and the true points.
         fraction: in (0, 1]: the smallest error that this fraction of the points does not exceed, so that the guarantee
-            is of "this fraction of a subject's points lies within r"; None takes one point at random, so that it is of
+            is "this fraction of a subject's points lies within r"; None takes one point at random, so that it is
             "a random point of a new subject lies within r".
         generator: for the random point.
 
     Raises:
-        ValueError: if there are no points or share is out of range.
+        ValueError: if there are no points or the fraction is out of range.
     """
     if errors.ndim != 1 or errors.numel() == 0:
         raise ValueError(f"errors: expected (points,), received {tuple(errors.shape)}; leave empty subjects out")
@@ -92,15 +91,15 @@ def measure_coverage(held: Tensor, within: Tensor) -> Coverage:
 def conformal_factor(scores: Sequence[Tensor], coverage: float = 0.9) -> float:
     """Smallest factor within which a random point of a new subject lies with a probability: hierarchical conformal.
 
-    Every calibration subject counts alike, however many points it has; the new one counts as a subject whose points lie
-    at infinity.
+    Every calibration subject has the same weight, however many points it has; the new one counts as a subject whose
+    points lie at infinity.
 
     Args:
-        scores: of every calibration subject, those of its points, (points,).
+        scores: for every calibration subject, the scores of its points, (points,).
         coverage: probability, in (0, 1).
 
     Returns:
-        The factor, in the scores' unit; infinite where n < coverage / (1 − coverage), too few subjects to promise that.
+        The factor, in the scores' unit; infinite if n < coverage / (1 − coverage), too few subjects to promise that.
 
     Raises:
         ValueError: if there are no subjects, one has no points, or the coverage is out of range.

@@ -34,7 +34,7 @@ class Truth:
         image: (1, *spatial), in the unit of the contrast.
         region: (1, *spatial) boolean, where errors count.
         contrast: contrast of the image.
-        where: what the region is, for people.
+        where: name of the region, for people.
     """
 
     image: Tensor
@@ -52,8 +52,8 @@ class Truth:
 def truths(true: TrueScans, preparation: Preparation, contrasts: Sequence[Contrast]) -> list[Truth]:
     """The truth of every channel of a delivered image.
 
-    What has its own unit (HU, values of natural images) is the scan as it was read. What is in arbitrary units is
-    brought to the scale of the mean training scan, on which a translation is too.
+    A channel with its own unit (HU, values of natural images) is the scan as it was read. A channel in arbitrary units
+    is brought to the scale of the mean training scan, which is also that of a translation.
 
     Args:
         true: the scans.
@@ -61,14 +61,14 @@ def truths(true: TrueScans, preparation: Preparation, contrasts: Sequence[Contra
         contrasts: contrasts of the image's channels.
 
     Raises:
-        ValueError: if a contrast is not among the targets, or has no way to units without a scan.
+        ValueError: if a contrast is not among the targets, or cannot be converted to units without a scan.
     """
     names = preparation.outputs or [next(iter(true.targets))]
     result: list[Truth] = []
     for name in names:
         if name not in true.targets:
             known = ", ".join(true.targets)
-            raise ValueError(f"target: expected one called {name!r}, which the run makes, received {known}")
+            raise ValueError(f"target: expected one named {name!r}, which the run makes, received {known}")
         values, tissue = true.targets[name], true.tissue[name]
         contrast = contrasts[len(result)]
         inside = tissue if true.mask is None else true.mask
@@ -104,13 +104,13 @@ def in_common_units(delivered: Delivered) -> Tensor:
 def delivered_scores(image: Tensor, truth: Truth) -> dict[str, float]:
     """Mean absolute error (in the unit), PSNR (dB) and SSIM of a channel over the truth's region.
 
-    PSNR and SSIM have the range `truth.limits`, to which SSIM's images are clipped. SSIM's window is 3D where every
-    axis has 11 voxels, else 2D in the planes across the shortest axis; NaN where these are smaller too. What is in HU
-    also has the columns `SYNTHRAD` (see `medtrace.metrics.synthrad_scores`), MS-SSIM NaN above `MOST_VOXELS`.
+    PSNR and SSIM use the range `truth.limits`, to which SSIM's images are clipped. SSIM's window is 3D if every axis
+    has 11 voxels, else 2D in the planes across the shortest axis; NaN if these are smaller too. Channels in HU also
+    have the columns `SYNTHRAD` (see `medtrace.metrics.synthrad_scores`), with MS-SSIM NaN above `MOST_VOXELS`.
 
     Args:
         image: (1, *spatial), in the unit of the truth.
-        truth: what it ought to be.
+        truth: its expected content.
     """
     pair, region = (image[None].double(), truth.image[None].double()), truth.region[None]
     hounsfield = truth.contrast.unit == HU
@@ -130,7 +130,7 @@ def delivered_scores(image: Tensor, truth: Truth) -> dict[str, float]:
 def _synthrad(image: Tensor, target: Tensor, region: Tensor) -> dict[str, float]:
     scores: dict[str, Tensor] = {}
     if image.numel() <= MOST_VOXELS:
-        with suppress(ValueError):  # a region that is gone at a coarse scale
+        with suppress(ValueError):  # a region that vanishes at a coarse scale
             scores = metrics.synthrad_scores(image, target, region)
     if not scores:
         limits = metrics.HU_RANGE

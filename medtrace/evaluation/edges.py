@@ -76,7 +76,7 @@ def controlled_correspondence(
         mask: (B, 1, *spatial) region.
 
     Returns:
-        The columns of `correspondence`, and behind them those of the control, whose names end with `NO_FIELD`.
+        The columns of `correspondence`, followed by those of the control, whose names end with `NO_FIELD`.
     """
     still = correspondence(source, image, mask)
     return {**correspondence(warped, image, mask), **{f"{name}{NO_FIELD}": value for name, value in still.items()}}
@@ -87,7 +87,7 @@ def deformed_correspondence(
 ) -> dict[str, Tensor]:
     """Edge Dice (Otsu) where tissue moved: by the field, and beside it by no field and by the true one.
 
-    A prediction that keeps the edges of the source where they lay agrees best with no field, whatever its own field
+    A prediction that keeps the edges of the source where they were agrees best with no field, whatever its own field
     says; one that follows its field agrees best with that.
 
     Args:

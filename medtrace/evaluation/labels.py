@@ -15,8 +15,8 @@ DICE, HD95 = "label_dice", "label_hd95_mm"
 def label_agreement(moved: Tensor, target: Tensor, spacing: Sequence[float]) -> dict[str, float]:
     """Mean Dice and mean HD95 of labels over the classes of a case.
 
-    Dice is over the classes that either map shows, so that one that is lost counts as 0; HD95 over those that both
-    show, since to a class that is not there no distance is known.
+    Dice is over the classes that either map shows, so that a lost one counts as 0; HD95 over those that both show,
+    since the distance to a missing class is not defined.
 
     Args:
         moved: (1, *spatial) integers from 0 (background), the source's labels moved by the field.

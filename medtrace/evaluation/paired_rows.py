@@ -91,7 +91,7 @@ def compare_rows(
     Args:
         tables: row → its cases, the same of all.
         subjects: case → subject. Slices of one subject are not independent: a subject counts once, by the mean of its
-            cases. A case without one is its own.
+            cases. A case without a subject is one by itself.
 
     Returns:
         (column, first row, second row) → the comparison of the first with the second.

@@ -28,15 +28,15 @@ def score_registration(trace: Trace, case: Mapping[str, Any]) -> dict[str, float
     squared distance and prints it in 1e-1: .13 there is .013 here. A sum over an image's voxels would be hundreds, and
     the mean between [-1, 1] images is four times this.
 
-    `dice_csf`, `dice_gm`, `dice_wm` and their mean `dice` are of the source's labels, carried by `trace.transfer`, and
+    `dice_csf`, `dice_gm`, `dice_wm` and their mean `dice` are of the source's labels, warped by `trace.transfer`, and
     the target's, outside `pathology`. A tissue that the target lacks is NaN and not in the mean.
 
     `folds` is the number of voxels with a negative Jacobian determinant by central differences (Table 1), which
-    underrate what `non_diffeomorphic_fraction` counts.
+    underestimate what `non_diffeomorphic_fraction` counts.
 
     `epe_head_mm`, `epe_healthy_mm` and `epe_near_lesion_mm` are the mean end-point error against the true field in the
     head, outside `pathology`, and of that within 10 mm of it; `zero_head_mm`, `zero_healthy_mm` and
-    `zero_near_lesion_mm` the same of the zero field. An empty region is NaN. `inverse_consistency_mm` is as in
+    `zero_near_lesion_mm` are the same for the zero field. An empty region is NaN. `inverse_consistency_mm` is as in
     `score_cases`.
 
     Args:
@@ -81,7 +81,7 @@ def score_pair(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
         case: with "target" and optionally "mask" (the pathology), "source_labels" and "target_labels".
 
     Returns:
-        `ssd_total`, `ssd_healthy` (outside of the mask) and `folds` as of `score_registration`; with labels `dice`, the
+        `ssd_total`, `ssd_healthy` (outside the mask) and `folds` as in `score_registration`; with labels `dice`, the
         mean over the labels that the target shows.
     """
     trace = trace.to("cpu")

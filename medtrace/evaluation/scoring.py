@@ -61,17 +61,17 @@ def score_cases(
     """Trace every case of a data set and score it.
 
     Columns: `mae` and `psnr` (0 to 255), `ssim`, `nmi`, `cw_ssim` of the image against the target; `edge_ssim`,
-    `edge_psnr`, `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), of several
-    contrasts the first that the case has, without pathology where the case says where it is; the same of the source
-    as it lay, `edge_ssim_no_field` and so on;
+    `edge_psnr`, `edge_nmi`, `edge_dice` (Otsu) of the warped source against the image (TraceTrans, Table 3), with
+    several contrasts of the first that the case has, without pathology if the case marks it; the same of the source
+    as it was, `edge_ssim_no_field` and so on;
     `non_diffeomorphic_fraction`, `sd_log_jacobian` and `inverse_consistency_mm` of the field. With a true field in the
     case also the mean end-point error in mm, `epe_mm` over the grid and `epe_deformed_mm` where the true displacement
     exceeds 0.3 voxel, the true length there (`zero_field_mm`), NaN where nothing is deformed, and `epe_still_mm` where
-    it does not; and edges of the deformed, without pathology: `edge_dice_deformed`, and of the source as it lay and
-    moved by the true field `..._no_field`, `..._true_field`.
+    it does not; and edges of the deformed part, without pathology: `edge_dice_deformed`, and of the source as it was
+    and moved by the true field `..._no_field`, `..._true_field`.
     With landmarks in the case `landmark_mm`, the mean distance of the located source points from the target's. With
-    labels of source and target `label_dice` and `label_hd95_mm` (see `medtrace.evaluation.labels`), of the identity
-    those of labels that nothing moved.
+    labels of source and target `label_dice` and `label_hd95_mm` (see `medtrace.evaluation.labels`), for the identity
+    those of unmoved labels.
 
     Args:
         tracer: gives one trace per item of a batch, such as `method.trace`.
@@ -79,7 +79,7 @@ def score_cases(
             TraceBench's "cavity" and "lesion"), "ddf", "source_landmarks" and "target_landmarks", (N, 3) in mm.
         scores: what is reported of a case; by default the columns above.
         batch_size: cases per call of `tracer`.
-        progress: what stands before the progress bar; None shows none.
+        progress: label of the progress bar; None shows none.
 
     Returns:
         One row per case.

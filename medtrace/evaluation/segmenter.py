@@ -46,7 +46,7 @@ class SegmenterSettings:
         labels: the cases' entry that holds its labels.
         channels: channels of MONAI's `BasicUNet`, six numbers.
         iterations: steps of Adam on Dice + cross-entropy.
-        batch_size: images a step.
+        batch_size: images per step.
         learning_rate: at its peak; it warms up and falls again (one cycle).
         seed: seed of weights and order.
     """
@@ -76,7 +76,7 @@ class SegmenterSettings:
 class Segmenter:
     """A trained segmentation network and the names of its classes.
 
-    Classes are counted anew: 0 is the background and the settings' classes are 1, 2, ... in their order.
+    Classes are renumbered: 0 is the background and the settings' classes are 1, 2, ... in their order.
 
     Args:
         network: (B, C, H, W[, D]) to (B, number of classes, ...) logits.
@@ -131,12 +131,12 @@ class _Pairs(Dataset):
             if name not in case:
                 raise ValueError(
                     f"cases: expected the entry {name!r} to train a segmenter on, received {', '.join(map(str, case))};"
-                    " give the pair list its columns of labels"
+                    " add the label columns to the pair list"
                 )
         image = as_tensor(case[self.settings.image]).float()
         padded, _ = pad_to_multiple(image[None], MULTIPLE, SMALLEST)
         labels = recounted(case[self.settings.labels], self.settings.classes)
-        # As the image is padded, by its border.
+        # Padded like the image, by its border.
         truth, _ = pad_to_multiple(labels[None].float(), MULTIPLE, SMALLEST)
         return padded[0], truth[0]
 
@@ -146,7 +146,7 @@ def train_segmenter(
 ) -> Segmenter:
     """Train a U-Net on the target domain's images and labels.
 
-    MONAI's `BasicUNet` with batch normalization (normalizing every image by itself would take away the contrast in
+    MONAI's `BasicUNet` with batch normalization (normalizing every image by itself would remove the contrast in
     which domains differ), Dice + cross-entropy, Adam. The same seed gives the same network on one machine.
 
     Args:
@@ -209,7 +209,7 @@ def mean_dice(segmenter: Segmenter, cases: Cases) -> dict[str, float]:
     """Accuracy on images of its own domain: Dice of every class, mean over the cases that show it.
 
     Args:
-        segmenter: to test.
+        segmenter: segmenter to test.
         cases: unseen ones with the entries that it was trained on.
     """
     names = segmenter.settings
@@ -239,9 +239,9 @@ def segmenter_in(
     Args:
         folder: holds `segmenter.json` (settings, origin, Dice on unseen images), `weights.pt` and `features.ts` (see
             `export_features`).
-        cases: to train on; a callable that makes them is only called when there is a training.
+        cases: cases to train on; a callable that makes them is called only if a training is needed.
         settings: as for `train_segmenter`.
-        origin: what the cases are, in words and numbers; a folder of another origin is not taken.
+        origin: what the cases are, in words and numbers; a folder of another origin is rejected.
         unseen: cases of the same domain to measure it on, once.
         device: by default CUDA if available.
         progress: show a bar.
@@ -303,7 +303,7 @@ def export_features(segmenter: Segmenter, path: str | os.PathLike) -> Path:
     numbers of any other network.
 
     Args:
-        segmenter: trained.
+        segmenter: a trained segmenter.
         path: the file.
 
     Returns:
@@ -316,7 +316,7 @@ def export_features(segmenter: Segmenter, path: str | os.PathLike) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         scripted = torch.jit.script(encoder.eval())
-    atomic_write(path, scripted.save_to_buffer())  # writing by itself, torch ends the program on a full disk
+    atomic_write(path, scripted.save_to_buffer())  # when torch writes the file, a full disk ends the program
     return Path(path)
 
 

@@ -57,8 +57,8 @@ class TraceabilityTable(CaseTable):
     """A `CaseTable` with the numbers that are of all cases together.
 
     Attributes:
-        distances: `bhattacharyya`, `bhattacharyya_head`, `fid`, `sfd` between translations and target domain, as far
-            as they can be reported, and `seconds_per_case`.
+        distances: `bhattacharyya`, `bhattacharyya_head`, `fid`, `sfd` between translations and target domain, where
+            they can be reported, and `seconds_per_case`.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ def segmentation_of(trace: Trace, case: Mapping[str, Any], segmenter: Segmenter)
 
     Returns:
         `accuracy`, `dice`, `miou` and the others of `metrics.segmentation_scores`; `zero_accuracy`, `zero_dice` and
-        `zero_miou` of the same segmentation taken as it lies, without the field.
+        `zero_miou` of the same segmentation without the field.
     """
     result = segmenter.segment(trace.image)
     truth = segmenter.truth(case["source_labels"])
@@ -166,13 +166,13 @@ def score_traceability(
         segmenter: of the target domain.
         feature_network: for `fid` and `sfd`; without one there is neither.
         batch_size: cases traced at once.
-        progress: what stands before the bar; None shows none.
+        progress: label of the progress bar; None shows none.
 
     Returns:
         Per case the columns of `segmentation_of` and `truth_of`, and `non_diffeomorphic_fraction`. The table's
         `distances` are `bhattacharyya` of the intensities of all translations and of all targets (64 bins in [-1, 1],
-        whole images), `bhattacharyya_head` within the brain, of a translation where its field brings the source's, and
-        `fid` and `sfd`.
+        entire images), `bhattacharyya_head` within the brain (for a translation, the source's brain moved by its
+        field), and `fid` and `sfd`.
     """
     account = _Account(segmenter, feature_network)
     seconds = 0.0
@@ -246,7 +246,7 @@ def note_on(feature_network: str | os.PathLike | None) -> str:
         f"FID and SFD are of the features of {feature_network}.",
     )
     return (
-        "Acc counts all voxels, Dice and mIoU the classes without the background; labels were brought back by the"
-        " inverse field, for *zero field* they were not. Bhattacharyya: -ln of the coefficient of 64-bin histograms of"
+        "Acc counts all voxels, Dice and mIoU the classes without the background; labels were warped back by the"
+        " inverse field, except for *zero field*. Bhattacharyya: -ln of the coefficient of 64-bin histograms of"
         f" [-1, 1], pooled over all images. {of_features}"
     )

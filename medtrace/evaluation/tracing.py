@@ -31,13 +31,13 @@ def trace_by_registration(
     """The trace of an image whose field a registration found.
 
     Args:
-        source: (C, *spatial), that was translated, in its units.
-        image: (C, *spatial), what it became, in its own.
+        source: (C, *spatial), the source that was translated, in its units.
+        image: (C, *spatial), its translation, in its own units.
         source_affine: (4, 4) voxel to RAS mm.
         affine: likewise of the image.
-        result: of the registration of the source to the image.
+        result: result of the registration of the source to the image.
         mask: (1, *spatial) on the image's grid, where intensity may change.
-        contrasts: contrasts of source and image; None for one of both.
+        contrasts: contrasts of source and image; None if both have the same.
         tissue: (1, *spatial) on the image's grid, where the change of contrast is estimated; None finds it.
     """
     channels = source.shape[0]
@@ -72,7 +72,7 @@ def contrasts_by_likeness(
     """The contrasts of a trace, None for one of both images, and how they are known.
 
     Args:
-        declared: of source and image (see `medtrace.data.contrasts.contrasts_of`).
+        declared: contrasts of source and image (see `medtrace.data.contrasts.contrasts_of`).
         verdict: verdict of their registration.
     """
     before, after = declared
@@ -81,12 +81,12 @@ def contrasts_by_likeness(
     correlation = verdict.figures["contrast_correlation"]
     if correlation >= ONE_CONTRAST and before.unit == after.unit:
         return None, (
-            f"taken as one contrast and unit: intensities correlate by {correlation:.2f};"
-            " if not, say what they are by --source-contrast and --image-contrast"
+            f"treated as one contrast and unit: intensities correlate by {correlation:.2f};"
+            " if not, declare them by --source-contrast and --image-contrast"
         )
     return declared, (
-        f"taken as two contrasts, of which no difference is reported: intensities correlate by {correlation:.2f};"
-        " say what they are by --source-contrast and --image-contrast"
+        f"treated as two contrasts, so no difference is reported: intensities correlate by {correlation:.2f};"
+        " declare them by --source-contrast and --image-contrast"
     )
 
 
@@ -100,9 +100,9 @@ def _held_out(result: Registration) -> tuple[Line, ...]:
     )
     figures = {"held_out_gain": evidence.gain, "held_out_error": evidence.error, "kept": evidence.kept}
     if evidence.grade == "NONE":
-        text = f"nothing moves measurably, so no deformation is kept; by the one that was found, {told}"
+        text = f"nothing moves measurably, so no deformation is kept; with the one that was found, {told}"
         return (Line(HELD_OUT, "PASS", text, figures),)
-    text = f"{told}; {100 * evidence.kept:.0f} % of the deformation's energy is borne out by them"
+    text = f"{told}; {100 * evidence.kept:.0f} % of the deformation's energy is confirmed by them"
     if evidence.grade == "WARN":
-        text = f"the deformation is within the noise of what it explains: {text}"
+        text = f"what the deformation explains is within the noise: {text}"
     return (Line(HELD_OUT, evidence.grade, text, figures),)

@@ -17,7 +17,7 @@ class Repeated(NamedTuple):
     """A method that was trained several times.
 
     Attributes:
-        row: what the mean over its trainings is called.
+        row: name of the mean over its trainings.
         members: rows of the trainings.
         seeds: seeds of each.
     """

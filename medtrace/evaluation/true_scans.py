@@ -34,7 +34,7 @@ class TrueScans:
     """The scans of a pair on the grid of its first source, as they were read.
 
     Attributes:
-        files: where they lie.
+        files: their paths.
         scans: contrast → (C, *spatial) of each source on its own grid, in its units.
         targets: likewise of each target, on the grid of the first source; corrected as the data set is.
         tissue: contrast → (1, *spatial) boolean, where the target shows something.
@@ -56,11 +56,11 @@ class TrueScans:
         Args:
             dataset: the folder.
             volume: name of the pair.
-            files: where its scans lie.
+            files: paths of its scans.
             preparation: preparation of the data set.
 
         Raises:
-            FileNotFoundError, ValueError: if a scan is gone, cannot be read or is not the one that was prepared.
+            FileNotFoundError, ValueError: if a scan is missing, cannot be read or is not the one that was prepared.
         """
         known = _fingerprints(dataset, volume, files)
         images = {image.key: _read(image, files, known.get(image.key)) for image in files.images}

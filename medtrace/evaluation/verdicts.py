@@ -43,8 +43,8 @@ def verdicts(comparisons: Comparisons, rows: Iterable[str], rivals: Iterable[str
 
     Args:
         comparisons: comparisons of `compare_rows`, rows before rivals.
-        rows: that have to show themselves.
-        rivals: that cost nothing.
+        rows: the rows to be assessed.
+        rivals: the rows that cost nothing.
 
     Example:
         >>> from medtrace.metrics.paired import compare_paired
@@ -72,7 +72,7 @@ def _line(row: str, rival: str, found: Mapping[str, PairedComparison]) -> str:
     better = [column for column, one in found.items() if ahead(column, one) and sure(one)]
     word = "does NOT beat" if worse else "is ahead of, but not surely better than," if unsure else "beats"
     few = [one.n for one in found.values() if one.n < LEAST_SUBJECTS]
-    doubt = f"{min(few)} subject(s) are too few to be sure" if few else "their intervals hold 0"
+    doubt = f"{min(few)} subject(s) are too few to be sure" if few else "their intervals contain 0"
     parts = [f"not better in {', '.join(worse)}"] if worse else []
     parts += [f"ahead in {', '.join(unsure)}, but {doubt}"] if unsure else []
     parts += [f"better in {', '.join(better)}"] if better else []
@@ -94,8 +94,8 @@ def comparison_table(
 
     Args:
         comparisons: comparisons of `compare_rows`.
-        columns: that are shown, in order; None is all.
-        counted: what a comparison has a number of.
+        columns: columns to show, in order; None shows all.
+        counted: what a comparison counts.
     """
     shown = list(dict.fromkeys(column for column, *_ in comparisons)) if columns is None else columns
     rows: list[dict[str, Any]] = [

@@ -74,7 +74,7 @@ def affine_displacement(
         matrix: (spatial_dims + 1, spatial_dims + 1) floating, voxel to voxel, last row (0, ..., 0, 1), for
             example of `rigid_scale_matrix`.
         shape: spatial shape (H, W) or (H, W, D) of the grid.
-        device: where to make it.
+        device: the result's device.
         dtype: its floating type; it is computed in float64.
 
     Returns:

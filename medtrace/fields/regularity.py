@@ -68,12 +68,11 @@ def non_diffeomorphic_fraction(ddf: Tensor) -> Tensor:
         TypeError: if the field is not a floating tensor.
         ValueError: if its shape is wrong.
 
-    A voxel counts if any of its one-sided determinants is 0 or less: 4 in 2D (forward or backward on each
-    axis); in 3D the 8 likewise and the 2 tetrahedra inside its forward cell that those leave uncovered (Liu
-    et al., "On finite difference Jacobian computation in deformable image registration", IJCV 2024). Voxels
-    at the border have the determinants whose neighbors exist, and count in the denominator, which is every
-    voxel of the grid. An axis of length 1 counts as unchanged, so a single-slice volume is assessed in its
-    plane.
+    A voxel counts if any of its one-sided determinants is 0 or less: 4 in 2D (forward or backward on each axis); in 3D
+    likewise 8, and the 2 tetrahedra inside its forward cell that those leave uncovered (Liu et al., "On finite
+    difference Jacobian computation in deformable image registration", IJCV 2024). Voxels at the border have the
+    determinants whose neighbors exist, and count in the denominator, which is every voxel of the grid. An axis of
+    length 1 counts as unchanged, so a single-slice volume is assessed in its plane.
 
     Example:
         >>> ddf = torch.zeros(1, 2, 4, 4)

@@ -33,7 +33,7 @@ def identity_grid(
 
     Args:
         shape: spatial shape (H, W) or (H, W, D).
-        device: where to make it.
+        device: the result's device.
         dtype: its floating type.
 
     Returns:
@@ -60,7 +60,7 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
         image: (B, C, H, W) or (B, C, H, W, D); floating, or integer or boolean labels with `mode="nearest"`.
         ddf: (B, spatial_dims, ...) on the image's grid, in voxels, array-axis order.
         mode: "bilinear" (trilinear in 3D) or "nearest" (halves go to the even neighbor).
-        padding_mode: what lies outside the grid: "border" (nearest voxel), "zeros" (fading over one voxel in
+        padding_mode: what is outside the grid: "border" (nearest voxel), "zeros" (fading over one voxel in
             bilinear mode) or "reflection" (about the border voxels' centers).
 
     Returns:
@@ -68,7 +68,7 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding_mode: str =
         or the field is float64, float64: half precision is computed and returned in float32, also inside autocast.
 
     Raises:
-        TypeError: if an argument is not a tensor of the right kind.
+        TypeError: if an argument is not a tensor of the right type.
         ValueError: if shapes differ or a mode is unknown.
 
     Bilinear reads with border padding run compiled on the CPU, in voxel units and with identical bytes for any number
@@ -109,7 +109,7 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_m
         (B, C, *out), of the type that `warp` returns.
 
     Raises:
-        TypeError: if an argument is not a tensor of the right kind.
+        TypeError: if an argument is not a tensor of the right type.
         ValueError: if shapes do not fit or a mode is unknown.
 
     Example:
@@ -170,7 +170,7 @@ def lacks_sampling(image: Tensor) -> bool:
     if image.device.type != "mps" or (image.ndim < 5 and image.is_floating_point()):
         return False
     warnings.warn(
-        "mps: torch samples no volumes and no labels on Apple's GPUs; they are sampled on the CPU", stacklevel=2
+        "mps: torch cannot sample volumes or labels on Apple's GPUs; they are sampled on the CPU", stacklevel=2
     )
     return True
 

@@ -86,8 +86,8 @@ class Grid:
         affine: (4, 4) from voxels to RAS mm, kept in float64 on the CPU; pixel (i, j) of a 2D grid is voxel (i, j, 0).
 
     Raises:
-        ValueError: if the shape has not two or three positive sizes, or the affine is of another shape, has another
-            last row than 0 0 0 1, or has no inverse.
+        ValueError: if the shape does not have two or three positive sizes, or the affine has another shape, another
+            last row than 0 0 0 1, or no inverse.
 
     Example:
         >>> grid = Grid((4, 5, 6), torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0])))
@@ -171,7 +171,7 @@ class Grid:
 
         Args:
             other: the other grid.
-            tolerance: in edges of the smallest voxel, so that it means the same at 1 mm and at 10 nm.
+            tolerance: in units of the smallest voxel edge, so that it means the same at 1 mm and at 10 nm.
 
         Example:
             >>> fine = torch.diag(torch.tensor([1e-5, 1e-5, 1e-5, 1.0], dtype=torch.float64))

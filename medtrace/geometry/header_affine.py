@@ -31,7 +31,7 @@ def header_affine(header: Any) -> HeaderAffine:
 
     The sform, where its code is above 0; else the qform likewise; with neither code ITK's grid, whose axes run to the
     left, back and head from the origin. The voxel sizes of `pixdim` count only where the sform does not, and all is in
-    the header's unit, as ITK takes it (unknown is mm). A sform without an inverse gives way to a qform.
+    the header's unit, as ITK takes it (unknown is mm). If the sform has no inverse, the qform is used.
 
     Args:
         header: nibabel's, of NIfTI 1 or 2, made with `check=False`.
@@ -57,7 +57,7 @@ def header_affine(header: Any) -> HeaderAffine:
             _compare_forms(header, affine, shape, scale, notes)
     elif coded_qform:
         if coded_sform:
-            notes.append("its sform is singular: the qform places it")
+            notes.append("its sform is singular: the qform is used")
         affine = _qform(header, _sizes(header, shape, notes))
     else:
         affine = np.diag([*(_sizes(header, shape, notes) * (-1, -1, 1)), 1.0])
@@ -70,7 +70,7 @@ def header_affine(header: Any) -> HeaderAffine:
     if not np.isfinite(affine).all() or is_singular(affine):
         raise ValueError("its header gives no usable geometry (singular affine); set voxel sizes and axes")
     if name != "mm":
-        notes.insert(0, f"its header counts in {name}: voxels of {_shown(np.linalg.norm(affine[:3, :3], axis=0))} mm")
+        notes.insert(0, f"its header is in {name}: voxels of {_shown(np.linalg.norm(affine[:3, :3], axis=0))} mm")
     return HeaderAffine(affine, tuple(notes))
 
 
@@ -82,7 +82,7 @@ def _shape(header: Any) -> tuple[int, ...]:
 def _unit(header: Any, notes: list[str]) -> tuple[str, float]:
     code = int(header["xyzt_units"]) & 7
     if code not in (0, *UNITS):
-        notes.append(f"its header counts in an unknown unit (code {code}): taken as mm")
+        notes.append(f"its header is in an unknown unit (code {code}): taken as mm")
     return UNITS.get(code, UNITS[2])
 
 
@@ -109,7 +109,7 @@ def _qform(header: Any, sizes: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"its header gives the direction {direction:g} (pixdim[0], qfac); expected 1 or -1; correct it"
         )
-    turned["pixdim"][0] = direction or 1.0  # 0 is 1, says NIfTI
+    turned["pixdim"][0] = direction or 1.0  # NIfTI defines 0 as 1
     turned["pixdim"][1:4] = sizes
     try:
         affine: np.ndarray = turned.get_qform()
@@ -128,7 +128,7 @@ def _compare_sizes(header: Any, affine: np.ndarray, shape: tuple[int, ...], scal
     if not close[counted].all():
         notes.append(
             f"its voxel sizes contradict each other: {_shown(theirs * scale)} mm by pixdim, {_shown(ours * scale)} mm"
-            " by the sform, which is taken; ITK takes the former: make the header one"
+            " by the sform, which is used; ITK uses the former: make them agree"
         )
 
 
@@ -141,8 +141,8 @@ def _compare_forms(header: Any, affine: np.ndarray, shape: tuple[int, ...], scal
     distance = float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
     if distance > _FORM_TOLERANCE * float(np.linalg.norm(affine[:3, :3], axis=0).min()):
         notes.append(
-            f"its sform and qform put its voxels up to {distance * scale:.3g} mm apart: the sform is taken, where some"
-            " programs take the qform; make the header one"
+            f"its sform and qform put its voxels up to {distance * scale:.3g} mm apart: the sform is used, where some"
+            " programs use the qform; make them agree"
         )
 
 

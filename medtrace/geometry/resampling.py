@@ -113,8 +113,8 @@ def shape_at_spacing(shape: Sequence[int], spacing: Sequence[float], wanted: Seq
     for size, old, new in zip(shape, spacing, wanted):
         if not 0 < size * old < _FINEST_COUNT * new:
             raise ValueError(
-                f"spacing: expected voxels of which {_FINEST_COUNT} at most lie along an axis of {size * old:.4g} mm,"
-                f" received voxels of {new:g} mm; ask for coarser ones (a larger --spacing)"
+                f"spacing: expected at most {_FINEST_COUNT} voxels along an axis of {size * old:.4g} mm,"
+                f" received voxels of {new:g} mm; choose coarser ones (a larger --spacing)"
             )
     return tuple(
         size if abs(old / new - 1) < 0.01 else max(1, round(size * old / new))
@@ -127,13 +127,13 @@ def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
 
     Axes that keep their size are not touched, so the slices of a volume may be resized together. Along an axis that
     shrinks by a factor f, the image is convolved with a Gaussian of σ = (f - 1) / 2 voxels, integrated over each voxel
-    and cut at 4 σ (as MONAI's `Resize` with anti-aliasing, after scikit-image), and read linearly, both in one step; of
-    voxels beyond the border nothing is assumed: the weights of those that there are add up to 1. So a constant stays
+    and cut at 4 σ (as MONAI's `Resize` with anti-aliasing, after scikit-image), and read linearly, both in one step;
+    nothing is assumed about voxels beyond the border: the weights of the existing ones add up to 1. So a constant stays
     constant, and memory does not grow with f.
 
     Args:
         image: (C, H, W) or (C, H, W, D).
-        shape: the spatial shape wanted.
+        shape: the requested spatial shape.
 
     Returns:
         (C, *shape) float32, a plain tensor; the image itself where it has this shape.
@@ -173,7 +173,7 @@ def _check_resizing(
     check_memory(
         f"an image of {'x'.join(map(str, old[1:]))} brought to {'x'.join(map(str, shape))} voxels",
         max(before + after for before, after in pairwise(counts)) * bytes_each,
-        "ask for a coarser grid (a larger --spacing)",
+        "choose a coarser grid (a larger --spacing)",
         device,
     )
 
@@ -242,11 +242,11 @@ def center_window(image: Tensor, shape: Sequence[int], pad: bool = False) -> tup
 
     Args:
         image: the image.
-        shape: the size wanted along each axis.
+        shape: the requested size along each axis.
         pad: also add zeros about the center where the image is smaller.
 
     Returns:
-        The window and the voxel of the image that its first voxel is (negative where it was padded).
+        The window and the image voxel at which it begins (negative where it was padded).
     """
     starts = []
     for axis, wanted in enumerate(shape, start=1):

@@ -93,7 +93,7 @@ def check_nrrd(path: Path) -> None:
     if encoding not in ("raw", "gzip", "gz", "txt", "text", "ascii", "hex"):
         raise ValueError(f"{path}: expected raw, gzip or text encoding, received {encoding!r}; export it again")
     if encoding in ("txt", "text", "ascii", "hex"):
-        each = 1  # a number takes at least a digit and what parts it from the next
+        each = 1  # a number takes at least a digit and a separator
     named = fields.get("data file", fields.get("datafile"))
     stored = path.stat().st_size - length if named is None else _detached(path, named, text)
     check_declared(path, shape, each, stored, encoding in ("gzip", "gz"))
@@ -144,7 +144,7 @@ def check_dicom(path: Path, header: Dataset) -> None:
         packed = syntax.is_compressed or syntax.is_deflated
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as DICOM ({error}); export it again") from error
-    if bits == 1:  # eight pixels a byte, of a segmentation
+    if bits == 1:  # eight pixels per byte, in a segmentation
         check_declared(path, [-(-math.prod(shape) // 8)], 1, path.stat().st_size, packed)
     else:
         check_declared(path, shape, max(1, bits // 8), path.stat().st_size, packed)

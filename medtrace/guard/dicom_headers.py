@@ -42,7 +42,7 @@ def read_dicom(path: Path, stop_before_pixels: bool = False) -> Dataset | None:
             return dataset
     except no_dicom:
         return None
-    except Exception as error:  # pydicom raises what it likes on a broken file
+    except Exception as error:  # pydicom may raise any error on a broken file
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise ValueError(f"{path}: cannot be read as DICOM ({reason}); export it again") from error
 

@@ -27,7 +27,7 @@ class OptionalPackage:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            raise AttributeError(name)  # inspection of this object is no use of the package
+            raise AttributeError(name)  # inspecting this object is not a use of the package
         module = self._imported(self._name)
         return getattr(module, name) if hasattr(module, name) else self._imported(f"{self._name}.{name}")
 

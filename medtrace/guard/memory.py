@@ -99,7 +99,7 @@ def _free_on_machine() -> Iterator[float]:
         if line.startswith("MemAvailable:"):
             yield float(line.split()[1]) * 1024
             return
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):  # all that is built in is the best that is known elsewhere
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):  # elsewhere, the installed memory is the best estimate
         yield float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -42,7 +42,7 @@ def check_size(build: Callable[[], nn.Module], path: Path) -> nn.Module:
             method = build()
             members = {**dict(method.named_parameters()), **dict(method.named_buffers())}
     except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path}: its networks cannot be made ({_reason(error)}); take an intact copy") from error
+        raise ValueError(f"{path}: its networks cannot be built ({_reason(error)}); take an intact copy") from error
     size, limit = sum(member.numel() * member.element_size() for member in members.values()), memory_limit()
     if size > limit:
         raise ValueError(

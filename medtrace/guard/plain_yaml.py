@@ -64,7 +64,7 @@ def _check_keys(place: str, mapping: yaml.MappingNode) -> None:
     for key, value in mapping.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            raise ValueError(f"line {line}: {place or 'at the top'}: expected a key of text, received a collection")
+            raise ValueError(f"line {line}: {place or 'at the top'}: expected a text key, received a collection")
         if key.tag == _MERGE:
             raise ValueError(
                 f"line {line}: {_below(place, key.value)}: takes in {_described(value)} by a merge, which hides what"
@@ -72,7 +72,7 @@ def _check_keys(place: str, mapping: yaml.MappingNode) -> None:
             )
         if key.value in seen:
             raise ValueError(
-                f"line {line}: {_below(place, key.value)}: is there twice, and one would hide the other; keep one"
+                f"line {line}: {_below(place, key.value)}: occurs twice, and one would hide the other; keep one"
             )
         seen.add(key.value)
 

@@ -45,7 +45,7 @@ def probe(read: Callable[[str], Any], path: Path, kind: str) -> None:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        reason = "its reader does not end" if name in ("SIGALRM", "SIGXCPU") else f"its reader crashes on it, {name}"
+        reason = "its reader does not finish" if name in ("SIGALRM", "SIGXCPU") else f"its reader crashes on it, {name}"
     if status != 0:
         raise ValueError(f"{path}: cannot be read as {kind} ({reason or 'its reader gave up'}); write it again")
 

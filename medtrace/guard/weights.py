@@ -46,8 +46,8 @@ def load_weights(path: str | os.PathLike) -> dict[str, Any]:
         if named is None:
             raise ValueError(_damaged(path, error)) from error
         raise ValueError(
-            f"{path}: refused, because reading it would call {named[1]}, and weights call nothing; take weights saved"
-            " as a state_dict or as .safetensors from whom you trust"
+            f"{path}: refused, because reading it would call {named[1]}, and weights call nothing; use weights saved"
+            " as a state_dict or as .safetensors by someone you trust"
         ) from error
     except Exception as error:  # a damaged pickle fails in any of the operations that it asks for
         raise ValueError(_damaged(path, error)) from error
@@ -59,7 +59,7 @@ def load_weights(path: str | os.PathLike) -> dict[str, Any]:
 def _load(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         return torch.load(path, map_location="cpu", weights_only=True)
-    # Mapped, a length that a pickle claims brings what is there, and no more.
+    # Memory-mapped, a length that a pickle claims yields only what is there.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         return torch.load(mapped, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
 

@@ -27,11 +27,11 @@ class Delivered(NamedTuple):
 
     Attributes:
         image: (C, *spatial) on the scan's grid, in the units of what it shows.
-        parts: the networks' answer on that grid, its image in [-1, 1].
-        foreground: (1, *spatial) boolean, outside of which the image has its background; None is everywhere.
+        parts: the networks' output on that grid, with its image in [-1, 1].
+        foreground: (1, *spatial) boolean, outside which the image is background; None means everywhere.
         contrasts: contrasts of the image's channels, None if unknown.
         patches: how the scan was divided, None if it was not.
-        backs: of the image's channels to their units.
+        backs: the maps from the image's channels back to their units.
     """
 
     image: Tensor
@@ -44,7 +44,7 @@ class Delivered(NamedTuple):
     def half_width(self, half: Tensor) -> Tensor:
         """Half of an interval about `parts.image`, (C, *spatial) in [-1, 1], in the units of the image.
 
-        The map to units is not straight, so that an interval is longer on one side: the longer one counts.
+        The map to units is not linear, so an interval is longer on one side; the longer side is returned.
         """
         upper, lower = (_in_units(self.parts.image + sign * half, self.backs, self.foreground) for sign in (1, -1))
         return torch.maximum(upper - self.image, self.image - lower).clamp_min(0)
@@ -68,13 +68,13 @@ def deliver(
         preparation: preparation of the run.
         sources: the scan, as the networks read it.
         contrast: contrast of the source, if the run was trained on several.
-        division: how it is taken through the networks.
-        fit: where memory runs out, take what fits.
-        bar: shows how far it is.
+        division: how it is passed through the networks.
+        fit: if memory runs out, use what fits.
+        bar: shows the progress.
         name: name of the image, for messages.
 
     Raises:
-        ValueError: if the run does not fit the scan, or its target has no way to units.
+        ValueError: if the run does not fit the scan, or its target cannot be mapped to units.
     """
     after = after_of(preparation, contrast, sources)
     backs = _ways_back(preparation, sources, after)
@@ -96,7 +96,7 @@ def way_back(scan: Tensor, own: IntensityMap, before: Contrast | None, after: Co
         after: contrast of the image.
 
     Returns:
-        The map; its foreground is the scan's, outside of which the image has its contrast's background.
+        The map; its foreground is the scan's, outside which the image has its contrast's background.
     """
     if before is None or after is None or before.name == after.name:
         return own
@@ -136,7 +136,9 @@ def _in_units(image: Tensor, backs: Sequence[IntensityMap], foreground: Tensor |
     if len(backs) == 1:
         return backs[0].inverse(image, foreground)
     if len(backs) != len(image):
-        raise ValueError(f"image: expected {len(backs)} channel(s) of the network, received {len(image)}; train again")
+        raise ValueError(
+            f"image: expected {len(backs)} channel(s) from the network, received {len(image)}; train again"
+        )
     return torch.cat([back.inverse(image[k : k + 1], foreground) for k, back in enumerate(backs)])
 
 

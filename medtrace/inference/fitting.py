@@ -63,8 +63,8 @@ def translate_fitting(
         translate: takes a division and a progress bar.
         method: method of the run.
         preparation: preparation of the run.
-        asked: the division that was asked for.
-        fit: take what fits.
+        asked: the requested division.
+        fit: use what fits.
         bar: the progress bar.
         image: the image's file, for the message.
 
@@ -91,7 +91,7 @@ def translate_fitting(
 
     result = first_that_fits(options, attempt)
     if result is None:
-        remedy = "take the CPU (--device cpu), a device with more memory, or a run of a smaller network"
+        remedy = "use the CPU (--device cpu), a device with more memory, or a run with a smaller network"
         raise MemoryShortageError(
             f"{image}: does not fit into the device's memory, however it is divided; {remedy}"
         ) from (reason)
@@ -99,7 +99,7 @@ def translate_fitting(
     option = f"--batch-size {result.batch_size}" if slices else f"--patch-size {result.patch_size}"
     if not fit:
         raise MemoryShortageError(
-            f"{image}: does not fit into the device's memory as asked; {told} does: {option}, or --fit takes it"
+            f"{image}: does not fit into the device's memory as requested; {told} does: pass {option} or --fit"
         ) from reason
-    notify(image, f"did not fit into the device's memory as asked; taken with {told}")
+    notify(image, f"did not fit into the device's memory as requested; processed with {told}")
     return translate(result, bar)

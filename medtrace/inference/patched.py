@@ -12,7 +12,7 @@ from medtrace.methods.base import Method
 from medtrace.networks.patches import PatchInferer
 
 VOXEL_BUDGET = 10_000_000
-"""Voxels of the network's grid up to which a volume is taken as a whole unasked; a 240 x 240 x 155 scan still is."""
+"""Largest volume, in voxels of the network's grid, processed whole by default; a 240 x 240 x 155 scan still is."""
 PATCH_SIZE = 128
 """Edge of a patch where the training images' grid is not known."""
 OVERLAP = 0.25
@@ -26,17 +26,17 @@ def patches_for(
 ) -> PatchInferer | None:
     """The division of a volume into patches; None if it is not divided.
 
-    Unasked, a volume of more than `VOXEL_BUDGET` voxels is divided into patches of the training volumes' grid, which is
-    what the network's normalization has seen, or of `PATCH_SIZE`.
+    By default, a volume of more than `VOXEL_BUDGET` voxels is divided into patches of the training volumes' size, which
+    is what the network's normalization has seen, or of `PATCH_SIZE`.
 
     Args:
         method: the method; some take no patches.
         preparation: preparation of the run.
         shape: the network's grid.
-        patch_size: edge in voxels, or one number per axis; 0 is not a division, None decides.
+        patch_size: edge in voxels, or one number per axis; 0 does not divide, None decides by the number of voxels.
 
     Raises:
-        ValueError: if patches are asked for and the run translates slices, or its method takes none.
+        ValueError: if patches are requested but the run translates slices, or its method takes none.
     """
     asked = patch_size is not None and patch_size != 0
     if preparation.spatial_dims == 2:

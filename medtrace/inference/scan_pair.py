@@ -34,7 +34,7 @@ _IN_PLANE = 1e-3
 class ScanPair:
     """Two scans as they were read: (C, *spatial) float32 in their own units, masks (1, *spatial) boolean or None.
 
-    A single slice of a scan is a 2D image here, as a natural image is.
+    A single slice of a scan is a 2D image here, like a natural image.
     """
 
     source: Tensor
@@ -107,7 +107,7 @@ def read_pair(
         source_labels: segmentation of the source, on its grid.
         source_series, target_series: which volume of a DICOM folder that holds several, see
             `medtrace.data.reading.read_image`.
-        resample_tilt: resample DICOM series of a tilted gantry onto grids at right angles.
+        resample_tilt: resample DICOM series of a tilted gantry onto orthogonal grids.
 
     Raises:
         FileNotFoundError: if there is nothing at a path.
@@ -119,7 +119,7 @@ def read_pair(
     fixed = read_image(target, target_series, resample_tilt=resample_tilt)
     if moving.shape[0] != fixed.shape[0]:
         raise ValueError(
-            f"{target}: expected {moving.shape[0]} channel(s) as {source}, received {fixed.shape[0]}; convert one of"
+            f"{target}: expected {moving.shape[0]} channel(s) like {source}, received {fixed.shape[0]}; convert one of"
             " them"
         )
     regions = [
@@ -160,8 +160,8 @@ def _check_planes(source: Path, target: Path, affines: list[Tensor]) -> None:
     tilt = max(float(to_source[:2, 2].abs().max()), float(to_source[2, :2].abs().max()))
     if tilt > _IN_PLANE:
         raise ValueError(
-            f"{target}: its plane is tilted against that of {source}, and a 2D registration stays in the plane; give"
-            " slices of one orientation"
+            f"{target}: its plane is tilted relative to that of {source}, and a 2D registration stays in the plane;"
+            " give slices of the same orientation"
         )
 
 
@@ -198,9 +198,9 @@ def intensity_maps(
 
     Args:
         pair: the scans.
-        preparation: whose rule to follow; the percentile rule sends the .5 and 99.5 percentiles to -1 and 1.
-        matched: whether the source's map sends its percentiles (`MATCHED_PERCENTILES`) to where the target's lie, as
-            scans of two machines need; the preparation's rule is then the target's alone.
+        preparation: whose rule to follow; the percentile rule sends the 0.5th and 99.5th percentiles to -1 and 1.
+        matched: whether the source's map sends its percentiles (`MATCHED_PERCENTILES`) to the target's, as scans from
+            two machines need; the preparation's rule then applies to the target alone.
         contrast: contrast of both, where the preparation knows several.
     """
     target_map = _own_map(pair.target, pair.mask, preparation, contrast)
@@ -217,7 +217,7 @@ def _healthy(image: Tensor, mask: Tensor | None) -> Tensor:
     foreground = find_foreground(image)
     healthy = foreground if mask is None else foreground & ~mask
     if not bool(healthy.any()):
-        raise ValueError("mask: expected tissue outside of the pathology, received a mask that covers all of it")
+        raise ValueError("mask: expected tissue outside the pathology, received a mask that covers all of it")
     return healthy
 
 
@@ -242,7 +242,7 @@ def _rising(x: list[float], y: list[float]) -> tuple[tuple[float, ...], tuple[fl
         if point[0] > kept[-1][0] and point[1] > kept[-1][1]:
             kept.append(point)
     if len(kept) < 2:
-        raise ValueError("source: expected tissue of several intensities to match, received one; register without")
+        raise ValueError("source: expected tissue of several intensities to match, received one; do not match them")
     first, second = zip(*kept)
     return first, second
 
@@ -252,8 +252,8 @@ class WorkingGrid:
 
     Args:
         pair: the scans.
-        preparation: reports the voxel size, or of natural images the shape; None of either keeps the target's.
-        spacing: voxel size in mm instead, along every axis; of a slice both.
+        preparation: gives the voxel size, or for natural images the shape; None for either keeps the target's.
+        spacing: voxel size in mm to use instead, along every axis; for a slice, along both.
     """
 
     def __init__(self, pair: ScanPair, preparation: Preparation, spacing: float | None = None) -> None:
@@ -279,9 +279,9 @@ class WorkingGrid:
         """The pair on this grid, batched, with its masks as fractions of a voxel.
 
         Args:
-            source: (C, *spatial) in [-1, 1], on the source's own grid; it is read at the target's voxels by both
-                headers, linearly, and continued by its border.
-            target: likewise on the target's grid.
+            source: (C, *spatial) in [-1, 1], on the source's own grid; it is sampled linearly at the target's voxels
+                by both headers, and extended by its border.
+            target: likewise, on the target's grid.
         """
         pair = self.pair
         masks = [
@@ -308,7 +308,7 @@ class WorkingGrid:
         if self.pair.spatial_dims == 2:
             ddf = _flat(ddf, 3)[:2]
         if output.appearance is None or (self.pair.mask is None and self.pair.source_mask is None):
-            # Nowhere may intensity change.
+            # Intensity may not change anywhere.
             return ddf, torch.zeros(()).expand(self.pair.target.shape)
         intensity = _volume(resize(output.appearance[0].cpu(), self.own_shape))
         return ddf, _flat(self.plan.undo(intensity), self.pair.target.ndim)

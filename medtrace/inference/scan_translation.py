@@ -31,7 +31,7 @@ from medtrace.trace import Trace
 
 Advance = Callable[[int], Any]
 NEIGHBORS_APART = 0.1
-"""Fraction of the distance of neighbors in training by which theirs in a scan may differ."""
+"""Fraction of the distance between neighbors in training by which that in a scan may differ."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ def neighbor_stride(preparation: Preparation, apart: float) -> int:
 
     Args:
         preparation: preparation of the run.
-        apart: mm from slice to slice of the scan.
+        apart: distance between slices of the scan, in mm.
 
     Warns:
-        Notice: if they lie elsewhere than in training.
+        Notice: if their distance is not that in training.
     """
     if preparation.spacing is None:
         return 1
@@ -115,8 +115,8 @@ def neighbor_stride(preparation: Preparation, apart: float) -> int:
     if abs(stride * apart - learned) > NEIGHBORS_APART * learned:
         notify(
             "scan",
-            f"neighboring slices lie {stride * apart:.3g} mm apart, in training {learned:.3g} mm: the network has not"
-            " learned from such",
+            f"neighboring slices are {stride * apart:.3g} mm apart, in training {learned:.3g} mm: the network has not"
+            " learned from such slices",
         )
     return stride
 
@@ -197,7 +197,7 @@ def _check_channels(trace: Trace, volume: Tensor, wanted: int | None) -> None:
         else:
             expected = f"a network with as many output as input channels ({volume.shape[0]})"
         raise ValueError(
-            f"image: expected {expected}, received {trace.image.shape[0]}; its intensities have no way back to units"
+            f"image: expected {expected}, received {trace.image.shape[0]}; its intensities cannot be mapped to units"
         )
 
 

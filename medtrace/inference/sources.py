@@ -28,12 +28,12 @@ class SourceImages:
     """Images on the grid of the first, as a network reads them.
 
     Attributes:
-        scan: (C, *spatial) in their units, those that are there; without their bias field where the run's were.
+        scan: (C, *spatial) in their units, only those given; without their bias field if the run's had it removed.
         affine: affine of the grid.
         normalized: (C', *spatial) in [-1, 1], every channel that the network reads; a missing one is -1.
-        maps: per image its map between units and [-1, 1], by contrast, in order; of a run with one source, by "".
+        maps: contrast → map between units and [-1, 1] of its image, in order; for a run with one source, the key is "".
         contrasts: what the numbers of each channel of `scan` mean, None if unknown.
-        missing: contrasts that the network reads and nobody gave.
+        missing: contrasts that the network reads but that were not given.
     """
 
     scan: Tensor

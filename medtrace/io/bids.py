@@ -112,7 +112,7 @@ def suffix_of(contrast: Contrast | None, source: Contrast | None, source_suffix:
     known = SUFFIXES.get(contrast.name.lower().removesuffix("w"))
     if known is None:
         raise ValueError(
-            f"suffix: expected one for the contrast {contrast.name!r}, of which BIDS has none by that name; name one,"
+            f"suffix: expected one for the contrast {contrast.name!r}, for which BIDS has none by that name; name one,"
             f" such as {', '.join(sorted(set(SUFFIXES.values())))}"
         )
     return known
@@ -140,7 +140,7 @@ def write_bids_derivatives(
     | `..._from-S_to-orig_mode-image_xfm.h5` | the inverse |
 
     Every file has a sidecar, with the transform, the unit, the method and the version. Transforms are named as fMRIPrep
-    names them; BIDS itself does not describe them yet, so that `.bidsignore` lists them (see `describe_derivatives`).
+    names them; BIDS itself does not describe them yet, so `.bidsignore` lists them (see `describe_derivatives`).
 
     Args:
         trace: what to write.
@@ -148,10 +148,10 @@ def write_bids_derivatives(
             or not at all.
         name: name of the source.
         suffix: suffix of the image; by default that of its contrast (`suffix_of`).
-        space: the label of the image's grid and anatomy: "predicted" of a translation, "target" of a registration.
+        space: the label of the image's grid and anatomy: "predicted" for a translation, "target" for a registration.
         method: what made the trace.
         source: BIDS URI of the source, such as "bids:raw:sub-01/anat/sub-01_T1w.nii.gz"; None leaves it out.
-        skull_stripped: whether the images show no skull; None tells by exact zeros at their border, and the sidecar
+        skull_stripped: whether the images show no skull; None decides by exact zeros at their border, and the sidecar
             says so.
 
     Returns:
@@ -184,7 +184,7 @@ def write_bids_derivatives(
     place = make_directory(Path(folder) / name.folder)
     first = place / f"{shared.image}.nii.gz"
     if first.exists():
-        raise FileExistsError(f"{first}: is there already; write another data set, or name the trace otherwise")
+        raise FileExistsError(f"{first}: already exists; write to another data set, or rename the trace")
     files = []
     for stem, (image, contrasts, words) in images.items():
         write_image(place / f"{stem}.nii.gz", image, trace.affine)
@@ -202,8 +202,8 @@ def write_bids_derivatives(
 
 
 _TRANSFORM = (
-    "ITK displacement-field transform (LPS mm) in the resampling direction: it maps points of the space behind 'to' to"
-    " points of the space behind 'from'."
+    "ITK displacement-field transform (LPS mm) in the resampling direction: it maps points of the 'to' space to points"
+    " of the 'from' space."
 )
 
 
@@ -252,7 +252,7 @@ def describe_derivatives(folder: Path, raw: str | None = None) -> None:
 
     Args:
         folder: folder of the data set.
-        raw: where the raw data set is, as a path or URL, which sidecars call `bids:raw:`; None where it is not told.
+        raw: where the raw data set is, as a path or URL, which sidecars call `bids:raw:`; None where it is not known.
     """
     content: dict[str, Any] = {
         "Name": "medtrace: traces of translated and registered images",

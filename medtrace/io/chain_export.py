@@ -78,7 +78,7 @@ def write_chain(chain: TransformChain, ends: Ends, folder: Path | str, format: s
     if format in _LINEAR:
         if matrix is None:
             raise ValueError(
-                f"format: {format} holds linear transforms alone, and this one deforms; expected one of"
+                f"format: {format} holds linear transforms only, and this one deforms; expected one of"
                 f" {', '.join(name for name in CONVERT_FORMATS if name not in _LINEAR)}"
             )
         name, write = _LINEAR[format]

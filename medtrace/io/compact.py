@@ -89,7 +89,7 @@ def write_compact_image(path: Path, image: Tensor, affine: Tensor, step: float |
 def write_compact_field(path: Path, ddf: Tensor, affine: Tensor, error: float | None) -> None:
     """Write a displacement in voxels as the vector image of ITK and ANTs: (H, W, D, 1, 3), LPS mm.
 
-    Numbers are stored as they are and not as integers with a slope: ITK 5.4 writes past its memory when it reads a
+    Numbers are stored as they are and not as integers with a slope: ITK 5.4 writes past its buffer when it reads a
     vector image with one. A single slice is written twice (see `medtrace.io.nifti`).
 
     Args:

@@ -70,7 +70,7 @@ def read_source_series(folder: Path | str, series: str | int | None = None) -> S
     result = find_stack(folder, series)
     if result.tilted:
         raise ValueError(
-            f"{folder}: its slices are tilted by {result.tilt:.3g} degrees, and the objects of a trace are on a grid at"
+            f"{folder}: its slices are tilted by {result.tilt:.3g} degrees, but the objects of a trace are on a grid at"
             " right angles; resample the series with another program, and use the result from the start"
         )
     headers = tuple(frame.header for frame in result.frames)

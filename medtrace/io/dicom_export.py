@@ -42,7 +42,7 @@ def save_dicom(
 ) -> Path:
     """Write a trace as DICOM objects of the study that its source belongs to.
 
-    `image/` becomes the derived series (`write_dicom_series`), `warped/` likewise if asked for; `ddf.dcm` and
+    `image/` becomes the derived series (`write_dicom_series`), `warped/` likewise if requested; `ddf.dcm` and
     `inverse_ddf.dcm` become Deformable Spatial Registrations (`write_dicom_registration`) that refer to both series:
     the first leads from the image to the source, for resampling the source onto the image, the second back. Image and
     source share the source's frame of reference, unless a target series has another.
@@ -52,7 +52,7 @@ def save_dicom(
             units, the image in those of `trace.contrasts`, which make it a CT or an MR.
         folder: a new or empty folder; its parent must exist. It appears complete or not at all.
         series: folder of the DICOM series that is `trace.source`.
-        target_series: folder of the series on whose grid `trace.image` lies, for a trace of a registration.
+        target_series: folder of the series on whose grid `trace.image` is, for a trace of a registration.
         volume, target_volume: which volume of `series` and `target_series`, where a folder holds several (see
             `medtrace.data.reading.read_image`).
         method: what made the trace, for descriptions.

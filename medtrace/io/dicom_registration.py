@@ -57,13 +57,13 @@ def write_dicom_registration(
         path: the file to write.
         ddf: (2, H, W), written as one slice, or (3, H, W, D), in voxels of its grid.
         affine: (4, 4) voxel to RAS mm of that grid, at right angles. A left-handed grid is written with its last axis
-            turned round, since the standard takes the third axis as the cross product of the first two.
+            reversed, since the standard takes the third axis as the cross product of the first two.
         study: the series whose patient and study the object belongs to.
         registered: headers of the images that are on the field's grid (UIDs and frame of reference).
         source: headers of the images that it pulls from.
         label: Content Label, at most 16 characters of A-Z, 0-9, _ and space.
         description: Content Description, at most 64 characters.
-        series_number: number of its own series that the object makes up.
+        series_number: number of the separate series that holds the object.
         now: date and time of the object; None is the clock's.
 
     Raises:
@@ -101,7 +101,7 @@ def read_dicom_registration(path: Path | str, spatial_dims: int = 3) -> Displace
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not such object, has none or several grids, or vectors that are undefined.
+        ValueError: if it is not such an object, has no grid or several, or has undefined vectors.
     """
     path = Path(path)
     if spatial_dims not in (2, 3):
@@ -133,7 +133,7 @@ def _field(path: Path, dataset: Dataset, spatial_dims: int) -> DisplacementFile:
     check_grid(path, affine.numpy())
     ddf = mm_to_voxel(torch.from_numpy(np.einsum("ij,j...->i...", LPS, moved))[None], affine)[0].float()
     if not bool(torch.isfinite(ddf).all()):
-        raise ValueError(f"{path}: its displacements are not finite or too long to count in voxels; export it again")
+        raise ValueError(f"{path}: its displacements are not finite or too large to express in voxels; export it again")
     if spatial_dims == 2:
         if size[2] != 1:
             raise ValueError(f"{path}: expected one slice for spatial_dims=2, received {size[2]}; read it in 3D")
@@ -183,7 +183,7 @@ def _dataset(path: Path) -> Dataset:
         raise FileNotFoundError(f"{path}: no such file; check the path")
     dataset = read_dicom(path)
     if dataset is None:
-        raise ValueError(f"{path}: is not DICOM file; give a Deformable Spatial Registration")
+        raise ValueError(f"{path}: is not a DICOM file; give a Deformable Spatial Registration")
     if dataset.get("SOPClassUID") != REGISTRATION:
         name = pydicom.uid.UID(dataset.get("SOPClassUID", "")).name
         raise ValueError(f"{path}: expected a Deformable Spatial Registration, received {name or 'no SOP class'}")

@@ -55,7 +55,7 @@ def store(values: np.ndarray) -> StoredValues:
 
     Returns:
         Integers that fit 16 bits as they are; anything else with the slope that spreads the range over 65536 steps,
-        so that a value comes back to half a slope. Slope and intercept are those that 16 characters can hold.
+        so that a value is recovered to half a slope. Slope and intercept are ones that 16 characters can hold.
     """
     low, high = float(values.min()), float(values.max())
     if low >= -32768 and high <= 65535 and not (low < 0 and high > 32767) and bool((values == np.rint(values)).all()):
@@ -88,7 +88,7 @@ def write_dicom_series(
 ) -> tuple[Dataset, ...]:
     """Write an image as a derived series of the source's patient and study.
 
-    The objects are MR or CT Image Storage, as the contrast's unit or else the source says, with new UIDs, Image Type
+    The objects are MR or CT Image Storage, by the contrast's unit or else the source, with new UIDs, Image Type
     DERIVED\\SECONDARY, the source's images in the Source Image Sequence (of each slice that of the same position, else
     all) and in the Referenced Series Sequence, the scanner as contributing equipment and medtrace as the equipment that
     made them. Intensities are stored as `store` does, with one slope for the series; HU of another modality's series as
@@ -167,7 +167,7 @@ def _describe(template: Dataset, source: SourceSeries, frame: SourceSeries) -> N
         return
     carry(first if own else pydicom.dataset.Dataset(), template, MR, MR_MAY_BE_EMPTY)
     if not template.get("ScanningSequence"):
-        template.ScanningSequence = "RM"  # research mode: the source does not tell
+        template.ScanningSequence = "RM"  # research mode: the source does not specify it
     if not template.get("SequenceVariant"):
         template.SequenceVariant = "NONE"
 

@@ -36,7 +36,7 @@ def export_trace(
     | composite | `resample_source.h5`, `resample_image.h5` | the same, with the motions to the original scans |
     | tfm | `resample_source.tfm`, `resample_image.tfm` | the same as text, which is large: 60 bytes per voxel |
     | ants | `ddf.nii.gz`, `inverse_ddf.nii.gz` | ANTs, ANTsPy, nitransforms |
-    | | `..._2d.nii.gz` of axial slices off 0 mm | ANTs with images in 2D, which `ddf.nii.gz` makes it crash on |
+    | | `..._2d.nii.gz` of axial slices off 0 mm | ANTs with 2D images, where `ddf.nii.gz` makes it crash |
     | nrrd | `ddf.nrrd`, `inverse_ddf.nrrd` | 3D Slicer |
     | slicer | images, both `.nrrd`, `trace.mrml`, `load_trace.py` | 3D Slicer, as a scene |
     | nitransforms | `ddf.x5`, `inverse_ddf.x5` | nitransforms |
@@ -68,7 +68,7 @@ def export_trace(
     if moved and format not in COMPOSITES:
         raise ValueError(
             f"format: expected one of {', '.join(COMPOSITES)} with a motion, received {format!r}; bring the trace to"
-            " the original scans by to_original first"
+            " the original scans with to_original first"
         )
     if format in COMPOSITES:
         with atomic_directory(folder) as temporary:

@@ -44,10 +44,10 @@ def write_fsl_warp(
 ) -> None:
     """Write a pull displacement as a relative warp of FSL (as FNIRT's `--fout`), for `applywarp --rel`.
 
-    At every voxel of the reference (the grid of `ddf`) it holds where to read the input minus where one is, each in
-    its own image's FSL coordinates: unlike in other formats the numbers depend on both images' headers and shapes, and
-    contain the step between the two frames. A field of `trace.ddf` resamples the source (`--in`) onto the image
-    (`--ref`).
+    At every voxel of the reference (the grid of `ddf`) it holds where to read the input minus the voxel's own position,
+    each in its own image's FSL coordinates: unlike in other formats the numbers depend on both images' headers and
+    shapes, and contain the step between the two frames. A field of `trace.ddf` resamples the source (`--in`) onto the
+    image (`--ref`).
 
     Args:
         path: ends in .nii or .nii.gz.
@@ -57,7 +57,7 @@ def write_fsl_warp(
         source_shape: spatial shape of that image.
 
     Raises:
-        TypeError: if a tensor is none.
+        TypeError: if an argument is not a tensor.
         ValueError: if a shape is wrong, a number is not finite, the ending is unknown or an affine is sheared.
         FileNotFoundError: if the folder does not exist.
     """
@@ -92,7 +92,7 @@ def read_fsl_warp(
         source_affine: (4, 4) voxel to RAS mm of the image that it resamples.
         source_shape: spatial shape of that image.
         spatial_dims: 3, or 2 for a field of one slice whose through-plane part is dropped.
-        absolute: whether it holds coordinates (`--absout`) and not displacements; the file does not tell.
+        absolute: whether it holds coordinates (`--absout`) and not displacements; the file does not say.
 
     Returns:
         ddf, (spatial_dims, *spatial) float32 in voxels, and its affine, (4, 4) float64.

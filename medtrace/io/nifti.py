@@ -132,7 +132,7 @@ def read_vectors(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     name = bytes(header["intent_name"]).rstrip(b"\0").decode("latin-1")
     if name in NAMED:
         raise ValueError(
-            f"{path}: is a field of {NAMED[name]}, not of ITK; read it by `medtrace import` or"
+            f"{path}: is a field of {NAMED[name]}, not of ITK; read it with `medtrace import` or"
             " medtrace.io.foreign.read_point_map"
         )
     if bytes(header["descrip"]).rstrip(b"\0") == DOUBLED and data.shape[2] == 2:
@@ -183,7 +183,7 @@ def read_nifti(path: Path) -> Volume:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or is a FreeSurfer volume, which says nothing of vectors.
+        ValueError: if it cannot be read, or is a FreeSurfer volume, which has no vector intent.
     """
     volume = read_volume(path)
     if not isinstance(volume.header, nibabel.Nifti1Header):

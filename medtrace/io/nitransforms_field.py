@@ -76,7 +76,7 @@ def read_x5(path: Path | str, spatial_dims: int = 3) -> DisplacementFile:
     probe(x5.from_filename, path, "X5")
     try:
         nodes = x5.from_filename(path)
-    except Exception as error:  # h5py raises what it likes on a broken file
+    except Exception as error:  # h5py may raise any error on a broken file
         raise ValueError(f"{path}: cannot be read as X5 ({error}); write it again") from error
     if len(nodes) != 1 or nodes[0].subtype != "densefield" or nodes[0].domain is None:
         raise ValueError(f"{path}: expected one dense field with its grid, received {[node.type for node in nodes]}")

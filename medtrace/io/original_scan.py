@@ -41,14 +41,14 @@ def to_original(
 ) -> Trace:
     """The same correspondence between the scans as they were given, points in their own mm.
 
-    For a trace of images that were cropped, padded, resampled, reoriented or cut into slices (their affines tell how)
-    or rigidly aligned (a rigid transform says so). With x a point of the original target, its origin in the original
-    source is
-    source_transform · origin(target_transform⁻¹ · x): no field is resampled twice, each new voxel asks the trace.
+    For a trace of images that were cropped, padded, resampled, reoriented or cut into slices (as their affines record)
+    or rigidly aligned (given as a rigid transform). With x a point of the original target, its origin in the original
+    source is source_transform · origin(target_transform⁻¹ · x): no field is resampled twice, each new voxel queries the
+    trace.
 
-    Off the trace's grid, points move as the nearest border voxel of it does, as in `Trace.locate`; off the plane of a
-    2D trace by more than half a slice they do not move. Outside the trace's target grid nothing is known of the
-    translated image: there it is the warped source.
+    Off the trace's grid, points move like its nearest border voxel, as in `Trace.locate`; off the plane of a 2D trace
+    by more than half a slice they do not move. Outside the trace's target grid nothing is known about the translated
+    image: there it is the warped source.
 
     Args:
         trace: trace of the images a method worked on.
@@ -68,7 +68,7 @@ def to_original(
         The trace on the original grids, float32 on the CPU; it has no velocity.
 
     Raises:
-        TypeError: if a tensor is none.
+        TypeError: if an argument is not a tensor.
         ValueError: if shapes do not fit, or a motion is not an affine.
     """
     trace = trace.to("cpu")
@@ -86,7 +86,7 @@ def to_original(
     if len(shape) < dims:
         shape = (*shape, 1)
     if len(shape) != dims:
-        raise ValueError(f"target_shape: expected {dims} axes as the source has, received {shape}")
+        raise ValueError(f"target_shape: expected {dims} axes, as the source has, received {shape}")
     affine = motions[1] @ trace.affine if target_affine is None else _affine("target_affine", target_affine)
     source_grid = _Grid(tuple(source.shape[1:]), _affine("source_affine", source_affine), motions[0])
     target_grid = _Grid(shape, affine, motions[1])

@@ -17,7 +17,7 @@ from medtrace.io.transforms import displacement_file, displacement_lps, image_af
 from medtrace.storage.files import atomic_write
 
 FieldType = Literal["resampling", "modeling"]
-_COMPRESSION = 2  # displacements hardly shrink further at ten times the time
+_COMPRESSION = 2  # displacements hardly compress further at ten times the time
 TYPE_KEY, INTENT_KEY, DISPLACEMENT_INTENT = "displacement field type", "intent_code", "1006"
 
 
@@ -71,7 +71,7 @@ def read_slicer_nrrd(path: Path | str, spatial_dims: int = 3) -> SlicerField:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no 3-D field of 3-vectors, or its tag is unknown.
+        ValueError: if it is not a 3-D field of 3-vectors, or its tag is unknown.
     """
     path = Path(path)
     check_choice("spatial_dims", spatial_dims, (2, 3))

@@ -23,7 +23,7 @@ def write_slicer_scene(trace: Trace, folder: Path | str) -> Path:
     twice, as `ddf.nrrd` (resampling) and `inverse_ddf.nrrd` (modeling, see `write_slicer_nrrd`), `trace.mrml` with
     relative paths, and `load_trace.py`, which builds the scene from the files alone:
     `Slicer --python-script load_trace.py`. In the scene, "source moved" is the source volume under the transform
-    "source to target", and is on the image; markups put under that transform move as `trace.locate`.
+    "source to target", aligned with the image; markups put under that transform move as in `trace.locate`.
 
     Args:
         trace: what to show.

@@ -76,8 +76,8 @@ def save_trace(
 
     Unless `precise`, numbers are rounded so that files stay small: components of fields to 1/1024 voxel or finer (they
     are off by 1/2048 voxel at most) and, above four million voxels, each image to 16 bits over its range (off by
-    1/65534 of it at most; whole numbers are kept) and masks to 2^-14. Smaller images keep every bit. Of the trace that
-    is read back, image = warped + appearance + residual holds as ever, with a residual that differs by no more than
+    1/65534 of it at most; whole numbers are kept) and masks to 2^-14. Smaller images keep every bit. In the trace
+    that is read back, image = warped + appearance + residual still holds, with a residual that differs by no more than
     the roundings of the three together; `trace.json` reports all of them.
 
     Args:
@@ -85,19 +85,19 @@ def save_trace(
         folder: a new or empty folder, also a mount point or a symbolic link to a folder; its parent must exist. It
             appears complete or not at all (see `medtrace.storage.directories`).
         precise: keep every bit: images and masks as float32, fields as float64 mm (from which each float32 voxel
-            value comes back, unless it is below 1e-6 voxel on oblique axes: to 1e-12 then).
+            value is recovered exactly; below 1e-6 voxel on oblique axes, to 1e-12).
         transforms: formats in which to write `ddf` and `inverse_ddf` once more, for programs that read no vector
             image: "h5" (ITK transform, float64) and "nrrd" (3D Slicer). `medtrace.io.export_trace` writes more.
         dtype: how intensities are stored instead (see `write_image`).
         method: name of what made it.
-        metadata: more that JSON can hold, kept in `trace.json`.
+        metadata: further entries that JSON can hold, kept in `trace.json`.
         overwrite: replace an earlier trace there.
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: if it is not a Trace, or metadata is not for JSON.
+        TypeError: if it is not a Trace, or JSON cannot hold the metadata.
         FileExistsError: if the folder holds a trace and overwrite is False, or holds other files.
         FileNotFoundError: if its parent does not exist.
         ValueError: if an affine is sheared, which ITK files cannot hold, or a format is unknown.
@@ -123,8 +123,8 @@ def load_trace(folder: Path | str) -> Trace:
 
     Raises:
         FileNotFoundError: if the folder or one of its files is missing.
-        ValueError: if a file is corrupt or of another format or version, or is not the one that `trace.json` reports
-            of: another shape, affine, unit or content, or one that it does not name.
+        ValueError: if a file is corrupt or of another format or version, or is not the one that `trace.json`
+            describes: another shape, affine, unit or content, or one that it does not name.
     """
     folder = Path(folder)
     index = _read_index(folder / INDEX)
@@ -145,7 +145,7 @@ def load_trace(folder: Path | str) -> Trace:
     try:
         return Trace(**members, **affines, **_contrasts(folder / INDEX, index))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{folder}: its files do not make a trace ({error}); save it again") from error
+        raise ValueError(f"{folder}: its files do not form a trace ({error}); save it again") from error
 
 
 def _affines(path: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ def write_members(
         transforms: some of `TRANSFORM_FORMATS`.
 
     Returns:
-        The entries of the index that tell of the files.
+        The entries of the index that describe the files.
     """
     files: dict[str, str] = {}
     steps: dict[str, float | None] = {}

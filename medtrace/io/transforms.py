@@ -68,7 +68,7 @@ def write_itk(path: Path | str, transform: sitk.Transform) -> None:
 
     Raises:
         FileNotFoundError: if the folder does not exist.
-        OSError: if it cannot be written, also where ITK does not notice.
+        OSError: if it cannot be written, even where ITK does not notice.
     """
     with atomic_file(path) as temporary, _silent_libraries():
         sitk.WriteTransform(transform, str(temporary))
@@ -123,8 +123,8 @@ def _silent_libraries() -> Iterator[None]:
 def write_planar(path: Path | str, ddf: Tensor, affine: Tensor) -> None:
     """Write a 2D displacement that ANTs takes for images in 2D: NIfTI (H, W, 1, 1, 3), LPS mm, float32.
 
-    ANTs ends in a crash where a field of volumes meets images in 2D. This one it takes for both, but for volumes it
-    lies at 0 mm along the body's axis (`is_level`), whatever its header says.
+    ANTs crashes when a field of volumes meets 2D images. It accepts this one for both, but for volumes it lies at 0 mm
+    along the body's axis (`is_level`), whatever its header says.
 
     Args:
         path: ends in .nii or .nii.gz.
@@ -199,7 +199,7 @@ def displacement_file(path: Path, vectors: np.ndarray, matrix: np.ndarray, spati
         vectors_mm = torch.from_numpy(np.einsum("ij,j...->i...", LPS, layer))
         voxels = mm_to_voxel((vectors_mm if spatial_dims == 3 else vectors_mm[..., 0])[None], affine)[0].float()
         if not bool(torch.isfinite(voxels).all()):
-            raise ValueError(f"{path}: its displacements are too long to count in voxels; write it again")
+            raise ValueError(f"{path}: its displacements are too large to express in voxels; write it again")
         ddf[:, part] = voxels
     return DisplacementFile(ddf, affine)
 
@@ -256,7 +256,7 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
         )
     image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
     vectors = sitk.GetArrayFromImage(image).T.copy()
-    if image.GetDimension() == 2:  # a slice, through which nothing moves
+    if image.GetDimension() == 2:  # a slice: nothing moves through its plane
         vectors = np.concatenate([vectors, np.zeros_like(vectors[:1])])[..., None]
     return vectors, image_affine(image)
 

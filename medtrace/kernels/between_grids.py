@@ -28,10 +28,10 @@ def between_grids(
 
     Args:
         ddf: (D, *spatial) float32 or float64 on the CPU, in its voxels.
-        guess: likewise, about its inverse, which is then taken (see `fields.invert`); None for the displacement.
+        guess: likewise, approximately its inverse, which is then used (see `fields.invert`); None for the displacement.
         matrices: first and last, (D + 1, D + 1) float64 each.
         shape: shape of the grid of p.
-        iterations: the most, and how many of them are fixed-point iterations.
+        iterations: maximum number, and how many of them are fixed-point iterations.
         tolerance: residual in voxels that is small enough.
 
     Returns:

@@ -28,9 +28,9 @@ class use:
 
     Raises:
         ValueError: if the choice is unknown.
-        RuntimeError: if "compiled" is asked for and numba cannot be found.
+        RuntimeError: if "compiled" is requested and numba cannot be found.
 
-    The choice is the process's, not a thread's.
+    The choice holds for the process, not for a thread.
     """
 
     def __init__(self, choice: str) -> None:
@@ -68,7 +68,7 @@ def takes_compiled(*tensors: Tensor) -> bool:
         return False
     if any(tensor.numel() >= 1 << 31 for tensor in tensors):  # the loops count voxels in 32 bits
         return False
-    # The operators have no rules for vmap and forward differentiation; torch's own have.
+    # The operators have no rules for vmap and forward differentiation; torch's own do.
     return torch.compiler.is_compiling() or not _inside_transform()
 
 

@@ -21,8 +21,8 @@ _DIGEST = 16
 def compiled(function: Callable[..., Any]) -> Any:
     """A loop over C-contiguous arrays, compiled at its first call for the types it meets.
 
-    What was compiled is kept beside the source or in the user's cache folder; where neither can be written, every
-    process compiles for itself. A damaged file there is reported and compiled anew.
+    The compiled code is kept beside the source or in the user's cache folder; where neither can be written, every
+    process compiles for itself. A damaged file there is reported and compiled again.
     """
     dispatcher = njit(**OPTIONS)(function)
     with suppress(RuntimeError):  # numba found no folder to write
@@ -63,7 +63,7 @@ class _CheckedFiles(IndexDataCacheFile):
             raise
         except Exception as error:
             _tell(path, f"damaged ({error}); compiled anew")
-            raise OSError from error  # which numba takes for a missing file
+            raise OSError from error  # which numba treats as a missing file
 
 
 class _CheckedCache(FunctionCache):
@@ -71,7 +71,7 @@ class _CheckedCache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        # Another name than that of files without a digest.
+        # Not the name of files without a digest.
         self._cache_file = _CheckedFiles(
             self._cache_path, f"{self._impl.filename_base}.checked", self._impl.locator.get_source_stamp()
         )
@@ -81,7 +81,7 @@ class _CheckedCache(FunctionCache):
             super().save_overload(sig, data)
         except OSError as error:
             self.disable()
-            _tell(self._cache_path, f"numba's cache cannot be written ({error.strerror}); compiled for this time alone")
+            _tell(self._cache_path, f"numba's cache cannot be written ({error.strerror}); compiled for this run only")
 
 
 def _checked(content: bytes) -> bytes:

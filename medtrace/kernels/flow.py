@@ -89,7 +89,7 @@ _exponentiate.register_autograd(_backward, setup_context=_setup)
 def _scale(field: Tensor, factor: float, out: Tensor) -> None:
     """Write a field times a factor, on the threads that work on it afterwards.
 
-    torch's own threads would continue to wait in a loop for more, and take these ones' time.
+    torch's own threads would keep spinning while they wait for more, and take time from these.
     """
     given, to = field.numpy().reshape(-1), out.numpy().reshape(-1)
 

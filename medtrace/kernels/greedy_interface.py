@@ -33,7 +33,7 @@ class Operations(Protocol):
     """The operations of a registration on one grid.
 
     Arrays are whatever `volume` and `field` return. A result may be overwritten by the next call of the same operation:
-    who wants to keep it copies it by `tensor`.
+    copy it with `tensor` to keep it.
     """
 
     def volume(self, values: Tensor) -> Any:

@@ -21,8 +21,8 @@ def solve(
     Args:
         ddf: (B, 2, H, W) or (B, 3, H, W, D) float32 or float64.
         points: (B, spatial_dims, N) of its type, in voxels, or None for every voxel.
-        iterations: the most to run.
-        plain_iterations: so many of them are fixed-point iterations, the others Newton's.
+        iterations: the maximum number.
+        plain_iterations: how many of them are fixed-point iterations; the others are Newton's.
         tolerance: residual in voxels that is small enough.
 
     Returns:

@@ -31,7 +31,7 @@ def counts(x: Tensor, y: Tensor, mask: Tensor | None, window: ParzenWindow) -> T
     """Unnormalized joint histograms of x and y.
 
     Args:
-        x: first image, (rows, voxels), float32 or float64, contiguous as all that follows.
+        x: first image, (rows, voxels), float32 or float64, contiguous like all that follows.
         y: second image, the same shape and type.
         mask: weights of the voxels, (rows, voxels), or None.
         window: bins and kernel.
@@ -54,12 +54,12 @@ def gradients(
     """Gradients by x and y, given the gradient by the unnormalized histogram.
 
     Args:
-        x: first image, (rows, voxels), float32 or float64, contiguous as all that follows.
+        x: first image, (rows, voxels), float32 or float64, contiguous like all that follows.
         y: second image, the same shape and type.
         mask: weights of the voxels, (rows, voxels), or None.
         table: the gradient by the histogram, (rows, bins, bins), float64.
         window: bins and kernel.
-        wanted: whether the gradients by x and by y are.
+        wanted: whether the gradients by x and by y are requested.
 
     Returns:
         Both, (rows, voxels), in the images' type; one that is not wanted has shape (0,).

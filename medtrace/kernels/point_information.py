@@ -44,7 +44,7 @@ class PointInformation:
         image: (*spatial), in [0, 1].
         share: likewise, how far a voxel of the image counts; None for all.
         points: (D, N) float64 array, in voxels of another grid.
-        known: (N), in [0, 1]: what the other image shows there.
+        known: (N), in [0, 1]: the other image's values there.
         weights: (N), how far the points count.
     """
 
@@ -82,7 +82,7 @@ class PointInformation:
 
         Args:
             matrix: (D + 1, D + 1) float64, from the points' voxels to the image's.
-            derivative: whether it is requested; else zeros come instead.
+            derivative: whether it is requested; if not, it is zero.
 
         Returns:
             The value, 0 where nothing counts, and (D, D + 1) float64.
@@ -125,12 +125,12 @@ class PointInformation:
         Args:
             starts: (D, D) linear parts of the maps, which are changed from the right.
             ends: (maps, 2, D), a point and where a map puts it.
-            sides: (D + 1, D + 1) each, what is put before and behind a map, so that it leads from the points' voxels
-                to the image's.
+            sides: (D + 1, D + 1) each, matrices before and after a map, so that it leads from the points' voxels to the
+                image's.
             settings: see `Climb`.
 
         Returns:
-            Of each its end, (D + 1, D + 1) float64, and what that is worth.
+            The end of each, (D + 1, D + 1) float64, and its score.
         """
         from medtrace.kernels import climb_loops as loops  # numba takes half a second to import
 

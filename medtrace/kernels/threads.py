@@ -22,11 +22,11 @@ _before: tuple[int, int | None] = (1, None)
 def limit(count: int | None) -> None:
     """Set the number of threads that share a compiled loop, independent of torch's setting; None follows torch again.
 
-    torch's threads wait for each other in a loop that takes a busy machine's time; medtrace's sleep. With torch at one
-    thread and these at several, both are served.
+    torch's threads spin while they wait for each other, which takes a busy machine's time; medtrace's sleep. With torch
+    at one thread and these at several, both run well.
 
     Raises:
-        TypeError, ValueError: if it is not a whole number from 1.
+        TypeError, ValueError: if it is not a whole number of at least 1.
     """
     global _limit
     if count is not None:
@@ -43,15 +43,15 @@ def current() -> int:
 def own_pool(count: int | None = None) -> Iterator[None]:
     """Keep torch at one thread, and give medtrace's own pool those that torch had; both are as before afterwards.
 
-    torch's threads spin at the end of every small operation until the last has come: beside other busy processes that
-    is several times slower than one thread. Around a loop of compiled and small operations, this is not. Also a
-    decorator. Blocks within blocks, of any thread, change nothing more.
+    torch's threads spin at the end of every small operation until the last one arrives: beside other busy processes
+    that is several times slower than one thread. In this context, a loop of compiled and small operations avoids that.
+    Also a decorator. Nested blocks, of any thread, have no further effect.
 
     Args:
         count: threads of the pool; None for as many as torch, or `limit`, allows.
 
     Raises:
-        TypeError, ValueError: if it is not a whole number from 1.
+        TypeError, ValueError: if it is not a whole number of at least 1.
 
     Example:
         >>> with own_pool(2):
@@ -82,7 +82,7 @@ def pieces(count: int, work: int, minimum: int = 1 << 15) -> list[tuple[int, int
 
     Args:
         count: number of items to share.
-        work: of them all, in voxels: a thread is not worth its start below `minimum` of them.
+        work: the total, in voxels: a thread is not worth starting for fewer than `minimum` of them.
         minimum: voxels per thread.
     """
     parts = max(1, min(current(), count, work // minimum))

@@ -37,10 +37,10 @@ def read(image: Tensor, field: Tensor, *, displaced: bool, add: bool = False) ->
         image: (B, C, H, W) or (B, C, H, W, D), float32 or float64, on the CPU.
         field: (B, spatial_dims, *out) of its type: positions in voxels, or displacements on the image's grid.
         displaced: whether the field holds displacements.
-        add: whether to add the field to what is read at it, as compositions want.
+        add: whether to add the field to what is read, as compositions need.
 
     Returns:
-        (B, C, *out). Gradients arrive at both, from whichever asks for one.
+        (B, C, *out). Gradients reach both, as far as they require one.
     """
     result: Tensor = _read(image, field, displaced, add)
     return result
@@ -128,7 +128,7 @@ def write_gradients(
     planes = threads.pieces(count, grad.numel())
 
     def task(low: int, high: int) -> None:
-        # rows of the planes that this thread owns, or as even a number of rows as can be
+        # rows of the planes that this thread owns, or rows shared as evenly as possible
         begin, end = (end_ * total // count for end_ in (low, high))
         loops.read_rows_backward(
             *arrays, grad_image is grad_field, lay.length, lay.per_plane, move, add, begin, end, low, high

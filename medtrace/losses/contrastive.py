@@ -12,16 +12,16 @@ from medtrace.checks import check_positive, check_same_shape
 def patch_nce(queries: Tensor, keys: Tensor, temperature: float = 0.07) -> Tensor:
     """How well each query is told apart as its own key's, among the keys of other places of the same image.
 
-    −log exp(q_i · k_i / T) / Σ_j exp(q_i · k_j / T), averaged over places i and images (CUT, Eq. 2 and 3). No gradient
-    reaches the keys.
+    −log exp(q_i · k_i / T) / Σ_j exp(q_i · k_j / T), averaged over positions i and images (CUT, Eq. 2 and 3). No
+    gradient reaches the keys.
 
     Args:
-        queries: (B, P, C), features of P places of a translation, of length 1.
-        keys: (B, P, C), of the same places of its source.
+        queries: (B, P, C), features at P positions of a translation, of length 1.
+        keys: (B, P, C), at the same positions of its source.
         temperature: T, above 0.
 
     Returns:
-        A scalar >= 0, float32 also under autocast; log P where all keys are alike.
+        A scalar >= 0, float32 also under autocast; log P where all keys are identical.
 
     Raises:
         TypeError, ValueError: if the shapes differ or the temperature is not above 0.

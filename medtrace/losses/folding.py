@@ -34,10 +34,10 @@ def jacobian_folding(
 
     Raises:
         TypeError: if `ddf` is not a floating tensor.
-        ValueError: if its shape is wrong, a choice is unknown, or "simplices" is asked for a map.
+        ValueError: if its shape is wrong, a choice is unknown, or "simplices" is combined with "none".
 
     Deviation: the paper says that the term penalizes "the total number of locations" of negative J, while Eq. 4 as
-    printed is the negative volume, whose gradient exists; it is the equation that is computed. "Total" is read as the
+    printed is the negative volume, whose gradient exists; the equation is computed here. "Total" is read as the
     sum: with the mean, the paper's weight of 1e-3 leaves the term without effect.
 
     Example:

@@ -23,13 +23,13 @@ def sub_voxel_pair(
         source: x, (B, C, *spatial).
         ddf: u of φ = Id + u, (B, spatial_dims, *spatial) in voxels.
         target: y, (B, C', *spatial).
-        generator: of the shifts, on the CPU; None is torch's own.
+        generator: generator of the shifts, on the CPU; None is torch's global one.
 
     Returns:
         x(p + s + u(p + s)) and y(p + s), s uniform in [−½, ½] voxel along each axis.
 
     Raises:
-        TypeError, ValueError: if `ddf` is no field, or the images are not on its grid.
+        TypeError, ValueError: if `ddf` is not a field, or the images are not on its grid.
 
     Example:
         >>> image = torch.rand(1, 1, 8, 8)

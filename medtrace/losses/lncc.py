@@ -17,7 +17,7 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
     """Mean squared local correlation of two images, differentiable in both (Avants et al., MedIA 2008).
 
     About every voxel the squared correlation coefficient of the two images in a window of 2·radius + 1 voxels an
-    axis, in [0, 1]: blind to any linear change of intensity, also to its sign.
+    axis, in [0, 1]: blind to any linear change of intensity, including its sign.
 
     Args:
         x: (B, C, H, W[, D]), finite, any range.
@@ -33,7 +33,7 @@ def lncc(x: Tensor, y: Tensor, *, radius: int = 2, floor: float = 1e-5, mask: Te
         (B, C): Σ v·LNCC² / Σ v with v the mask or 1; float32, or float64 for float64 images. Computed without autocast.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument is of the wrong type.
         ValueError: on unequal shapes, non-finite numbers or an empty mask.
         RuntimeError: from torch, when a second derivative is requested (there is none).
 

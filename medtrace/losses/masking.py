@@ -21,7 +21,7 @@ def mask_weights(mask: Any, image: Tensor) -> Tensor:
         (B, 1, H, W[, D]) on the image's device and in its type, without gradient.
 
     Raises:
-        TypeError: if the mask is not a tensor, or the image none of floating numbers.
+        TypeError: if the mask is not a tensor, or the image is not a floating tensor.
         ValueError: if its shape is wrong, a weight is negative or not finite, or a batch item has no voxel.
 
     Example:

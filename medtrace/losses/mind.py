@@ -40,7 +40,7 @@ def mind_ssc(image: Tensor, radius: int = 1, dilation: int = 1) -> Tensor:
 
     Equation: S(x, i, j) = exp(−(D_ij − min D) / V), D_ij the mean squared difference of the patches at x + i and x + j,
     V the mean of D_ij − min D, kept within 0.001 and 1000 of its mean over the image. Deviation: the paper estimates V
-    in the same neighborhood without subtracting the least distance; the authors' code for later work does.
+    in the same neighborhood without subtracting the minimum distance; the authors' code for later work does.
 
     Example:
         >>> mind_ssc(torch.rand(1, 1, 16, 16)).shape, mind_ssc(torch.rand(1, 1, 8, 8, 8)).shape

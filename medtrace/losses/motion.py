@@ -14,8 +14,8 @@ from medtrace.checks import check_field, check_positive
 def motion_magnitude(field: Tensor, floor: float = 0.01) -> Tensor:
     """Mean length of a field's vectors, rounded off near zero: mean √(|v|² + ε²) − ε.
 
-    As a group lasso (Yuan and Lin 2006) it pulls short vectors to zero and long ones hardly, unlike the squares of a
-    smoothness or of |v|². Its unit is the field's: a weight of it in voxels means the same along all axes of an
+    As a group lasso (Yuan and Lin 2006) it pulls short vectors to zero and hardly affects long ones, unlike the squares
+    of a smoothness or of |v|². Its unit is the field's: a weight of it in voxels means the same along all axes of an
     isotropic grid.
 
     Args:
@@ -26,7 +26,7 @@ def motion_magnitude(field: Tensor, floor: float = 0.01) -> Tensor:
         A scalar >= 0, float32 also under autocast; float64 stays.
 
     Raises:
-        TypeError, ValueError: if `field` is no field or `floor` is not above 0.
+        TypeError, ValueError: if `field` is not a field or `floor` is not above 0.
 
     Example:
         >>> field = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)

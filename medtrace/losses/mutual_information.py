@@ -64,7 +64,7 @@ def _assess_extremes(name: str, value_range: tuple[float, float], clamp: bool, m
     if not clamp and not (low - slack <= minimum and most <= high + slack):
         raise ValueError(
             f"{name}: expected values in [{low:g}, {high:g}], received [{minimum:.6g}, {most:.6g}]; rescale the image,"
-            " pass value_range=(least, most), or allow saturation with out_of_range='clamp'"
+            " pass value_range=(minimum, maximum), or allow saturation with out_of_range='clamp'"
         )
 
 
@@ -118,8 +118,8 @@ def parzen_nmi(
     `num_bins` counts the padding: bins have unit spacing, `value_range` covers the `num_bins − 3` intervals between
     bin 1 and bin num_bins − 2 (cubic, and Gaussian with the default sigma), and one bin at each end catches the
     window's tail. Reference values: independent images tend to 1 from above as voxels grow; an image with itself
-    stays below 2 because windows blur, and rises with bins (uniform noise: 1.47 at 32, 1.64 at 256). If either image
-    is constant the value is 1 and both gradients are 0.
+    stays below 2 because windows blur, and rises with the number of bins (uniform noise: 1.47 at 32, 1.64 at 256). If
+    either image is constant the value is 1 and both gradients are 0.
 
     Args:
         x: (B, C, H, W[, D]), intensities in `value_range`; 1e-4 of the range beyond it is taken as round-off.
@@ -136,7 +136,7 @@ def parzen_nmi(
         (B, C) values, float32, or float64 for float64 images. Computed in float64 whatever autocast says.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument is of the wrong type.
         ValueError: on unequal shapes (channel counts included), non-finite numbers, values outside the range, an
             empty mask.
 

@@ -22,11 +22,11 @@ def joint_histogram(x: Tensor, y: Tensor, window: ParzenWindow, mask: Tensor | N
 
     Returns:
         (rows, num_bins, num_bins) in float64: x along the first, y along the second bin axis; each table sums to 1.
-        The same input gives the same bytes on one device, whatever the number of threads, also on CUDA; and the
-        device is never waited for. `medtrace.kernels.use` chooses between compiled loops and plain torch.
+        The same input gives the same bytes on one device, whatever the number of threads, also on CUDA; and the call
+        never waits for the device. `medtrace.kernels.use` chooses between compiled loops and plain torch.
 
     Raises:
-        TypeError: if an image is not a tensor of float32 or float64, the window no `ParzenWindow` or the mask no
+        TypeError: if an image is not a tensor of float32 or float64, the window not a `ParzenWindow` or the mask not a
             tensor.
         ValueError: if a shape is wrong, or the window has no room for its kernel.
         RuntimeError: from torch, when a second derivative is requested (there is none).

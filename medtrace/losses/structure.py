@@ -95,7 +95,7 @@ def similarity_maps(x: Tensor, y: Tensor, width: float, taps: list[float]) -> tu
         x: (B, C, *spatial), in [0, width].
         y: the same shape.
         width: width of the range of intensities.
-        taps: of the window along each axis.
+        taps: number of taps of the window along each axis.
     """
     c1, c2 = (K1 * width) ** 2, (K2 * width) ** 2
     mean_x, mean_y = _window_mean(x, taps), _window_mean(y, taps)

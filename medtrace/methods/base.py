@@ -36,7 +36,7 @@ class Abilities:
         patches: whether large images can be passed through the networks in patches.
         channels: "any" where source and target may differ in their number of channels, else "equal".
         masks: whether a registration takes a mask of where intensity may change.
-        moves: whether a translation carries a displacement; without, its field is zero by design.
+        moves: whether a translation carries a displacement; if not, its field is zero by design.
         one_pass: whether a translation is one pass through the networks, which can be exported as a program.
         identity_start: whether the field is zero before the training, so that learning starts at the identity.
     """
@@ -62,7 +62,7 @@ class Phase:
         weights: weight of each loss term. A term of weight 0 is not computed.
         shared: paths of networks whose forward pass here is backpropagated by a later phase of the step. They are not
             updated in this phase; its results stay in memory until the step ends.
-        rates: path of a network among `networks`, or within one → fraction of the optimizer's rate for it.
+        rates: path of a network among `networks`, or within one of them → fraction of the optimizer's rate for it.
     """
 
     name: str
@@ -147,8 +147,8 @@ class Method(nn.Module):
         if settings.neighbors and (cls.abilities.channels == "equal" or "translate" not in cls.abilities.tasks):
             raise ValueError(
                 f"data.neighbors: {cls.title or cls.__name__} expected 0, as source and target share their channels,"
-                f" received {settings.neighbors}; take a method that translates between other numbers of channels, such"
-                " as unet, pix2pix or tracetrans"
+                f" received {settings.neighbors}; use a method that translates between different numbers of channels,"
+                " such as unet, pix2pix or tracetrans"
             )
         method = cls.from_settings(cls.widened(settings))
         method.neighbors = settings.neighbors
@@ -169,7 +169,7 @@ class Method(nn.Module):
     def io_network(self) -> nn.Module:
         """The network of one tensor in and one out that bundles describe; it shares the method's weights.
 
-        It is `networks` if there is one with a field `image` in its output, else what `predict` gives.
+        It is `networks`, by the field `image` of its output, if the method has it, else what `predict` gives.
         """
         return OutputField(self.networks, "image") if hasattr(self, "networks") else _PredictedImage(self)
 
@@ -178,13 +178,13 @@ class Method(nn.Module):
         paths: list[str] = []
         for path in (path for phase in self.phases for path in phase.networks):
             module = self.get_submodule(path)
-            # Networks stored by name are called one by one.
+            # Networks in a mapping are called one by one.
             paths += [f"{path}.{name}" for name in module] if isinstance(module, nn.ModuleDict) else [path]
         return {path: {} for path in paths}
 
     def set_sampling(self, values: Mapping[str, Any]) -> None:
         """Change how a trained method is used; only for methods that sample."""
-        raise ValueError(f"sampling: expected none for {self.title}, received {dict(values)}; it draws nothing")
+        raise ValueError(f"sampling: expected none for {self.title}, received {dict(values)}; it samples nothing")
 
     def phase(self, name: str) -> Phase:
         """Return the phase called `name`."""

@@ -1,7 +1,8 @@
 """Parts of presets that methods share: a user's own data, cases of TraceBench, and tiny trainings.
 
-A method's preset `default` is what `medtrace train` applies first when it trains on a prepared folder, unless `paper`
-is requested; `small` and `gpu` are applied on top of it. `MethodSettings.budgets` reports the number of steps of each.
+A method's preset `default` is the one that `medtrace train` applies first when it trains on a prepared folder, unless
+`paper` is requested; `small` and `gpu` are applied on top of it. `MethodSettings.budgets` reports the number of steps
+of each.
 """
 
 from __future__ import annotations

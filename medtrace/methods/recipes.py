@@ -114,7 +114,7 @@ class PaperData:
     """A data set of a paper.
 
     Attributes:
-        name: name of the folder that holds it, where a paper has several, and of what is prepared of it.
+        name: name of the folder that holds it, where a paper has several, and of what is prepared from it.
         title: its common name.
         access: how to obtain it, and under which terms.
         layout: what its folder looks like.
@@ -169,7 +169,9 @@ class PaperRow:
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.method, self.control, self.missing))) != 1:
-            raise ValueError(f"{self.label}: expected one of method, control and missing, received others; give one")
+            raise ValueError(
+                f"{self.label}: expected one of method, control and missing, received none or several; give exactly one"
+            )
 
 
 IDENTITY = PaperRow("the source itself (not in the paper)", control="identity")

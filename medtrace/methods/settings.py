@@ -198,7 +198,7 @@ class MethodSettings(Settings):
             raise ValueError(f"data.patch: expected {self.spatial_dims} axes, as the data set has, received {patch}")
         if self.neighbors and self.spatial_dims == 3:
             raise ValueError(
-                f"data.neighbors: expected 0 of volumes, whose slices a 3D network reads anyway, received"
+                f"data.neighbors: expected 0 for volumes, whose slices a 3D network reads anyway, received"
                 f" {self.neighbors}; prepare with --dims 2"
             )
         return self
@@ -208,8 +208,8 @@ class MethodSettings(Settings):
         training = self.training
         if training.accumulate > training.batch_size:
             raise ValueError(
-                f"training.accumulate: expected at most training.batch_size, {training.batch_size}, as a part has one"
-                f" case or more, received {training.accumulate}; raise training.batch_size"
+                f"training.accumulate: expected at most training.batch_size, {training.batch_size}, as a part has at"
+                f" least one case, received {training.accumulate}; raise training.batch_size"
             )
         if training.early_stopping is not None and not training.val_interval:
             raise ValueError(
@@ -307,7 +307,7 @@ def _set(kind: type[BaseModel], values: dict[str, Any], name: str, value: Any) -
             place[part] = _with(inner, [*path, last][depth + 1 :], value)
             return
         if not groups:
-            raise ValueError(f"{name}: {'.'.join(path[: depth + 1])} is a single value and has no parts; set it whole")
+            raise ValueError(f"{name}: {'.'.join(path[: depth + 1])} is a single value and has no parts; set all of it")
         place = place[part]
         owner = next((group for group in groups if _is_kind(group, place)), groups[0])
     if groups and isinstance(value, Mapping) and "kind" not in value:

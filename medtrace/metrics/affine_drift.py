@@ -35,7 +35,7 @@ def affine_drift(image: Tensor, target: Tensor, affine: Tensor) -> Tensor:
 
     Returns:
         (B, 4, 4) float64, from RAS mm about the grid's center where the target shows a point to those where the image
-        shows it; of slices the third axis is left as it is. NaN where an image is constant.
+        shows it; for slices the third axis is unchanged. NaN where an image is constant.
 
     Raises:
         TypeError, ValueError: as for `translation_drift`.
@@ -78,8 +78,8 @@ def drift_parts(matrix: Tensor) -> dict[str, Tensor]:
 
     Returns:
         "shift_mm", the length of the shift; "scale_percent", how much larger lengths are (the mean over the axes that
-        scale); "degrees", the angle of the turn; "shear_percent", by how much stretches of single directions differ:
-        each (...) float64.
+        scale); "degrees", the angle of the turn; "shear_percent", by how much the stretches of single directions
+        differ: each (...) float64.
 
     Raises:
         TypeError, ValueError: if it is not such a matrix, has numbers that are not finite, or is singular.
@@ -92,11 +92,11 @@ def drift_parts(matrix: Tensor) -> dict[str, Tensor]:
     check_floating("matrix", matrix)
     if matrix.shape[-2:] != (4, 4):
         raise ValueError(
-            f"matrix: expected shape (..., 4, 4), received {tuple(matrix.shape)}; give one of affine_drift"
+            f"matrix: expected shape (..., 4, 4), received {tuple(matrix.shape)}; pass a result of affine_drift"
         )
     check_finite("matrix", matrix)
     linear = matrix[..., :3, :3].double()
-    check_invertible("matrix", linear, "give a drift that keeps all directions apart")
+    check_invertible("matrix", linear, "give a drift that collapses no direction")
     left, stretch, right = torch.linalg.svd(linear)
     turn = left @ right
     flat = ((linear[..., 2, :] - torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)).abs() < 1e-9).all(-1)
@@ -104,7 +104,7 @@ def drift_parts(matrix: Tensor) -> dict[str, Tensor]:
     ratio = torch.linalg.det(linear).abs() ** (1 / axes)
     cosine = ((turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2).clamp(-1, 1)
     sign = torch.where(flat & (turn[..., 1, 0] < 0), -1.0, 1.0)
-    # The third axis of a slice does not stretch; what it has in its place is the mean of the others.
+    # The third axis of a slice does not stretch; the mean of the others takes its place.
     unit = (stretch - 1).abs().argmin(-1, keepdim=True)
     own = torch.where(flat[..., None], stretch.scatter(-1, unit, ratio[..., None]), stretch)
     return {
@@ -126,7 +126,7 @@ def _register(image: Tensor, target: Tensor, matrix: Tensor) -> Tensor:
         for _ in range(STEPS):
             field = affine_displacement(matrix, shape, dtype=torch.float64)
             warped = warp(torch.from_numpy(moving)[None, None], field[None])[0, 0].numpy()
-            # By the derivative of the warped image, so that a step is a map before the one found so far.
+            # From the derivative of the warped image, so that a step is a map before the current one.
             slopes = np.stack(np.gradient(warped))
             columns = np.concatenate([slopes[:, None] * about[None], slopes[:, None]], axis=1).reshape(
                 -1, points[0].size

@@ -40,8 +40,8 @@ def complex_wavelet_structural_similarity(
     less than a wavelet rotates all phases of a window equally and costs little; a blur removes the fine scales' energy
     and is detected, as is anything without a counterpart. Windows lie on the subband's grid.
 
-    A subband's coefficients are those of the whole grid, every second row and column of them per scale. With a mask
-    those windows count around whose middle coefficient, pixel 2^s·i of scale s, the mask has half or more. Of a volume
+    A subband's coefficients are those of the whole grid, every second row and column of them per scale. With a mask, a
+    window counts if the mask covers half or more around its middle coefficient, pixel 2^s·i of scale s. For a volume,
     the planes across its last axis are decomposed one by one, and the mean is over the windows of all planes.
 
     Args:
@@ -53,7 +53,7 @@ def complex_wavelet_structural_similarity(
             orientation, are left out.
         orientations: subbands of a scale, 2 or more.
         window: side of the window in coefficients, odd.
-        stability: the constant K; 0 leaves windows without structure undefined, and NaN.
+        stability: the constant K; 0 leaves windows without structure undefined (NaN).
 
     Returns:
         (B,) in [0, 1], float64.

@@ -77,7 +77,7 @@ def end_point_error(
         (B,) >= 0, float64; NaN for a case in which nothing is deformed that much.
 
     Raises:
-        TypeError, ValueError: on wrong kinds, shapes, non-finite numbers or an empty mask.
+        TypeError, ValueError: on wrong types, shapes, non-finite numbers or an empty mask.
 
     Example:
         >>> affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
@@ -110,7 +110,7 @@ def landmark_error(points: Tensor, true_points: Tensor, valid: Tensor | None = N
         (B,) in mm, float64; NaN for a case without landmarks.
 
     Raises:
-        TypeError, ValueError: on wrong kinds, shapes, or non-finite coordinates of valid landmarks.
+        TypeError, ValueError: on wrong types, shapes, or non-finite coordinates of valid landmarks.
 
     Example:
         >>> points = torch.tensor([[[0.0, 3.0, 4.0], [1.0, 0.0, 0.0]]])

@@ -48,7 +48,7 @@ def intensity_histogram(
         (B, num_bins) float64 counts, or sums of weights.
 
     Raises:
-        TypeError, ValueError: on wrong kinds, shapes, ranges, non-finite numbers or an empty mask.
+        TypeError, ValueError: on wrong types, shapes, ranges, non-finite numbers or an empty mask.
 
     Example:
         >>> intensity_histogram(torch.tensor([[[[0.1, 0.2, 0.9, 0.8]]]]), data_range=(0, 1), num_bins=2)
@@ -80,7 +80,7 @@ def bhattacharyya_from_histograms(
 
     Raises:
         TypeError: if a histogram is not a floating tensor.
-        ValueError: if the shapes differ, or a histogram counts nothing or less.
+        ValueError: if the shapes differ, or a histogram is empty or has a negative count.
 
     Example:
         >>> first, second = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.0, 0.5, 0.5]])
@@ -91,7 +91,7 @@ def bhattacharyya_from_histograms(
     for name, counts in (("first", first), ("second", second)):
         check_floating(name, counts)
         if counts.ndim == 0 or not bool((counts >= 0).all()):
-            raise ValueError(f"{name}: expected counts (..., bins) of at least 0, received others")
+            raise ValueError(f"{name}: expected counts (..., bins) of at least 0, received negatives, NaN or a scalar")
         check_finite(name, counts)
     if first.shape != second.shape:
         raise ValueError(f"second: expected the shape of first {tuple(first.shape)}, received {tuple(second.shape)}")
@@ -118,7 +118,7 @@ def bhattacharyya_distance(
     """Bhattacharyya distance between the intensities of two sets of images, each set pooled into one histogram.
 
     D = −ln Σ √(p·q) (Bhattacharyya 1943; Plasticine, Table III, which does not say which range, bins, voxels or
-    pooling it uses: these are arguments here). With p and q made of n and m voxels, equal distributions come out at
+    pooling it uses: these are arguments here). With p and q estimated from n and m voxels, equal distributions give
     about (num_bins − 1)/8 · (1/n + 1/m), not 0. The printed values, .059 to .386, are possible under both forms.
 
     Args:

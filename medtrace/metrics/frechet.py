@@ -23,8 +23,8 @@ def load_feature_network(path: str | os.PathLike[str], device: str | torch.devic
     """Load a feature network from a TorchScript file.
 
     Nothing is downloaded: FID depends on the network, so report yours with it. TorchScript is read without
-    Python's pickle, but it is a program: load files only from those you would run a program of. A network that needs
-    three channels, another size or other intensities must convert inside the file.
+    Python's pickle, but it is a program: load files only from sources whose programs you would run. A network that
+    needs three channels, another size or other intensities must convert inside the file.
 
     Args:
         path: made by `torch.jit.save`; takes (B, C, H, W[, D]) in the images' own range and returns (B, F) or maps.
@@ -108,7 +108,7 @@ def image_features(network: FeatureNetwork, images: Tensor) -> Tensor:
     if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(images):
         received = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"feature network: expected ({len(images)}, features, ...) in return, received {received}")
-    check_finite("features", features, "look at what intensities the network expects")
+    check_finite("features", features, "check which intensities the network expects")
     return features.double().flatten(2).mean(2) if features.ndim > 2 else features.double()
 
 
@@ -222,7 +222,7 @@ class FIDMetric(ComparingMetric):
         if features[0].shape != features[1].shape:
             raise ValueError(
                 f"y: expected images that give {features[0].shape[1]} features as those of y_pred do, received"
-                f" {features[1].shape[1]}; look at their channels"
+                f" {features[1].shape[1]}; check their channels"
             )
         return torch.stack(features, dim=1)
 

@@ -74,7 +74,7 @@ def mean_absolute_error(
         (B,) >= 0, float64.
 
     Raises:
-        TypeError, ValueError: on wrong kinds, shapes, ranges, non-finite numbers or an empty mask.
+        TypeError, ValueError: on wrong types, shapes, ranges, non-finite numbers or an empty mask.
 
     Example:
         >>> mean_absolute_error(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8), data_range=(-1, 1))

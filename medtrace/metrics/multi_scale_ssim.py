@@ -33,9 +33,9 @@ def multi_scale_structural_similarity(
     """MS-SSIM per case (Wang, Simoncelli and Bovik 2003): contrast and structure at every scale, luminance at the last.
 
     Each scale halves the images by means of 2 voxels along every axis (a last odd one is left out). The mean of a scale
-    is over the voxels whose window is on the grid; a negative one counts as 0. For several channels the mean of their
-    values. With a mask, voxels outside of it are set to `low` in both images first, as SynthRAD's masked metric does,
-    and the mean of a scale is over the voxels that lie in the mask by half or more.
+    is over the voxels whose window is on the grid; a negative one counts as 0. With several channels, their values are
+    averaged. With a mask, voxels outside it are set to `low` in both images first, as SynthRAD's masked metric does,
+    and the mean of a scale is over the voxels of which half or more is in the mask.
 
     Args:
         pred: (B, C, H, W[, D]).
@@ -50,7 +50,7 @@ def multi_scale_structural_similarity(
         (B,) in [0, 1], float64.
 
     Raises:
-        ValueError: also if an axis is shorter than `window` at the last scale, or the mask is gone there.
+        ValueError: also if an axis is shorter than `window` at the last scale, or the mask is empty there.
 
     Example:
         >>> image = torch.rand(1, 1, 48, 48)

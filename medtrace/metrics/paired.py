@@ -44,7 +44,7 @@ def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float
 
     Args:
         values: finite numbers, one per subject or case.
-        seed: seed of the draws.
+        seed: seed of the resampling.
 
     Returns:
         Its ends; NaN for fewer than two values.

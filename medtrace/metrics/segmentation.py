@@ -104,7 +104,7 @@ def warp_to_source(
 ) -> Tensor:
     """Bring labels from the target grid to the source grid: m∘φ⁻¹ (Plasticine, Figure 6).
 
-    The other way of `Trace.transfer`: a source voxel takes the label of the target point that the inverse field names.
+    The reverse of `Trace.transfer`: a source voxel takes the label of the target point that the inverse field gives.
 
     Args:
         trace: trace of the translation.
@@ -112,13 +112,13 @@ def warp_to_source(
         num_classes: with the background.
         interpolation: "linear" reads the fraction of every class linearly and takes the largest (of equal ones the
             lowest label), which is smoother at borders; "nearest" takes the nearest voxel's label.
-        follow: False leaves the field out: the control that takes every voxel to have stayed where it was.
+        follow: False leaves the field out: the control in which no voxel has moved.
 
     Returns:
-        (1, *source_spatial) of the same integer type. Outside of the target its border.
+        (1, *source_spatial) of the same integer type. Outside the target, its border is repeated.
 
     Raises:
-        TypeError, ValueError: on wrong kinds, shapes or choices.
+        TypeError, ValueError: on wrong types, shapes or choices.
 
     Example:
         >>> image, ddf = torch.zeros(1, 6, 6), torch.zeros(2, 6, 6)

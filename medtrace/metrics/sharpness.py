@@ -56,9 +56,9 @@ def gradient_magnitude_similarity_deviation(
     """GMSD per case (Xue et al. 2014): how unevenly edge strengths agree; 0 where they agree everywhere.
 
     At every voxel (2·a·b + c) / (a² + b² + c) of the gradient magnitudes of the two images on a range of width 1, here
-    Sobel's in intensity per voxel, in 2D and 3D (the authors': Prewitt's, of the halved 2D image, so that numbers do
-    not compare with theirs); the result is the standard deviation over voxels. Blur removes edges but not flat parts,
-    so it causes a large deviation.
+    Sobel's in intensity per voxel, in 2D and 3D (the authors': Prewitt's, of the halved 2D image, so that numbers are
+    not comparable with theirs); the result is the standard deviation over voxels. Blur removes edges but not flat
+    parts, so it causes a large deviation.
 
     Args:
         pred: (B, C, H, W[, D]).

@@ -39,7 +39,7 @@ def hausdorff_distance(
         shows is infinite.
 
     Raises:
-        TypeError, ValueError: on wrong kinds, shapes, labels or percentiles.
+        TypeError, ValueError: on wrong types, shapes, labels or percentiles.
 
     Example:
         >>> pred, target = torch.zeros(2, 1, 1, 8, 8, dtype=torch.long)
@@ -55,7 +55,7 @@ def hausdorff_distance(
     if spacing is not None and (len(spacing) != pred.ndim - 2 or min(spacing) <= 0):
         raise ValueError(f"spacing: expected {pred.ndim - 2} numbers above 0, in mm, received {spacing!r}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes that are not there, which are NaN or infinite here, and of its own
+        warnings.simplefilter("ignore")  # about absent classes, which are NaN or infinite here, and MONAI's own
         result: Tensor = compute_hausdorff_distance(
             first, second, percentile=percentile, spacing=None if spacing is None else list(spacing)
         ).double()

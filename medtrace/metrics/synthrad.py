@@ -32,9 +32,9 @@ def synthrad_scores(
 ) -> dict[str, Tensor]:
     """MAE in HU, PSNR and MS-SSIM of a CT, all within the body's mask.
 
-    MAE and PSNR use the unchanged values. MS-SSIM uses the values clipped to the range, outside of the mask both
-    at its lower end (`multi_scale_structural_similarity`), with a Gaussian window of 7 voxels; where an axis is too
-    short for all scales, fewer are taken, their weights divided by their sum, and `ms_ssim_scales` says how many.
+    MAE and PSNR use the unchanged values. MS-SSIM uses the values clipped to the range, with both images at its lower
+    end outside the mask (`multi_scale_structural_similarity`), with a Gaussian window of 7 voxels; where an axis is too
+    short for all scales, fewer are used, with their weights divided by their sum; `ms_ssim_scales` reports how many.
 
     Args:
         image: (B, 1, *spatial) in HU.
@@ -45,7 +45,7 @@ def synthrad_scores(
         window: window of MS-SSIM.
 
     Returns:
-        `mae_hu`, `psnr`, `ms_ssim` and `ms_ssim_scales`, each (B,) float64; without room for one scale `ms_ssim` is
+        `mae_hu`, `psnr`, `ms_ssim` and `ms_ssim_scales`, each (B,) float64; if not even one scale fits, `ms_ssim` is
         NaN.
 
     Example:

@@ -72,7 +72,8 @@ def foreground_of(target: Tensor, tolerance: float = 1e-3) -> Tensor:
 
     Args:
         target: (B, C, H, W[, D]) in [-1, 1], background -1.
-        tolerance: how far above -1 still is background; 1e-3 allows for rounding, noisy air needs more or a mask.
+        tolerance: how far above -1 still counts as background; 1e-3 allows for rounding, noisy air needs more or a
+            mask.
 
     Returns:
         (B, 1, H, W[, D]) bool: above -1 + tolerance in any channel. Dark voxels inside the body are left out too, as in
@@ -110,10 +111,10 @@ def normalized_mean_absolute_error(
     """NMAE per case: the mean absolute error on a convention's range and voxels.
 
     Args:
-        image: (B, C, H, W[, D]) on the scale [-1, 1]; values beyond it count as they are.
+        image: (B, C, H, W[, D]) on the scale [-1, 1]; values beyond it are used unchanged.
         target: the same shape, in [-1, 1].
         convention: a name of `CONVENTIONS`.
-        mask: (B, 1, H, W[, D]), the foreground; None finds it in the target by `foreground_of`. Not read by the
+        mask: (B, 1, H, W[, D]), the foreground; None derives it from the target by `foreground_of`. Not read by the
             "whole" conventions.
         tolerance: as for `foreground_of`.
 
@@ -121,7 +122,7 @@ def normalized_mean_absolute_error(
         (B,) >= 0, float64.
 
     Raises:
-        TypeError, ValueError: on wrong kinds, shapes or ranges, an unknown convention, or an empty foreground.
+        TypeError, ValueError: on wrong types, shapes or ranges, an unknown convention, or an empty foreground.
 
     Example:
         >>> image, target = torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.5)
@@ -149,7 +150,7 @@ def translation_scores(
         target: the clean target.
         convention: a name of `CONVENTIONS`.
         mask: the foreground, or None.
-        tolerance: how far above -1 still is background.
+        tolerance: how far above -1 still counts as background.
 
     Returns:
         "nmae", "psnr" (dB, infinite without any error) and "ssim" (11-voxel Gaussian window, see
@@ -157,7 +158,7 @@ def translation_scores(
         float64.
 
     Raises:
-        TypeError, ValueError: as for `normalized_mean_absolute_error`, and of the metrics.
+        TypeError, ValueError: as for `normalized_mean_absolute_error` and the metrics.
 
     Example:
         >>> scores = translation_scores(torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), 0.5))
@@ -193,11 +194,10 @@ def translation_drift(image: Tensor, target: Tensor, affine: Tensor, *, upsampli
     A generator that learns from misaligned pairs can absorb a common shift of them, which the identity trace does not
     show and a similarity measure does not distinguish from a wrong image. The shift is where the cross-correlation of
     the two is highest (scikit-image's `phase_cross_correlation` without normalization; Guizar-Sicairos et al. 2008),
-    after the
-    slow trend (a Gaussian mean of 3 voxels' standard deviation) is taken from both: contrast and shading then hardly
-    move it. Known shifts of TraceBench's T2 images are recovered to 0.05 voxel, to 0.06 with noise of 5 % of the range,
-    and to about 0.1 where the head is cut by the grid. The mean vector over cases distinguishes a common shift from
-    chance.
+    after the slow trend (a Gaussian mean of 3 voxels' standard deviation) is removed from both: contrast and shading
+    then hardly affect it. Known shifts of TraceBench's T2 images are recovered to 0.05 voxel, to 0.06 with noise of 5 %
+    of the range, and to about 0.1 where the head is cut by the grid. The mean vector over cases distinguishes a common
+    shift from chance.
 
     Args:
         image: (B, 1, H, W) or (B, 1, H, W, D), the translated image.
@@ -207,11 +207,11 @@ def translation_drift(image: Tensor, target: Tensor, affine: Tensor, *, upsampli
 
     Returns:
         (B, 3) float64 in mm, towards right, anterior and superior: from where the target shows a point to where the
-        image shows it. Its length is `.norm(dim=1)`. NaN where an image is constant. Shifts are distinguished up to
-        half of the grid.
+        image shows it. Its length is `.norm(dim=1)`. NaN where an image is constant. Shifts are unambiguous up to half
+        of the grid.
 
     Raises:
-        TypeError, ValueError: on wrong kinds or shapes, numbers that are not finite, or a singular affine.
+        TypeError, ValueError: on wrong types or shapes, numbers that are not finite, or a singular affine.
 
     Example:
         >>> target = torch.full((1, 1, 32, 32), -1.0)

@@ -38,19 +38,19 @@ class Code(NamedTuple):
 class TranslationBackbone(nn.Module):
     """A translator between the domains "source" and "target" that a training may correct by registration.
 
-    An image is encoded in its own domain and decoded in a domain: `decode(encode(x, "source"), "target")`
+    An image is encoded in its own domain and decoded in either one: `decode(encode(x, "source"), "target")`
     translates, `decode(encode(y, "target"), "target")` reconstructs. A subclass fills the three dictionaries of
     networks by domain and implements `encode`, `decode` and, where it has them, `drawn`, `prior` and `latent_cycle`.
 
     Attributes:
-        bidirectional: whether "target" can be translated to "source" too, which cycle consistency needs. Without, there
+        bidirectional: whether "target" can be translated to "source" too, which cycle consistency needs. If not, there
             is neither a decoder nor a discriminator of the domain "source".
-        encoders, decoders: by domain; one optimizer's turn steps them together.
-        discriminators: by domain; the other turn steps them. `discriminators[domain](seen)` returns a list of raw
+        encoders, decoders: by domain; one phase updates them together.
+        discriminators: by domain; the other phase updates them. `discriminators[domain](seen)` returns a list of raw
             logits, one entry per scale.
         in_channels, out_channels: channels of the source and of the target.
         conditional: whether the discriminators see the image that the assessed one was made from, as in Pix2Pix.
-        stride: multiples of it are what images are padded to.
+        stride: images are padded to multiples of it.
         internal_weights: the published weights of the backbone's own terms: "reconstruction" (L1 of an image coded and
             decoded within its domain), "prior" (`prior`) and "latent_cycle" (`latent_cycle`, with a cycle only).
 
@@ -110,7 +110,7 @@ class TranslationBackbone(nn.Module):
     def discriminate(self, seen: Tensor, domain: Domain) -> list[Tensor]:
         """Raw logits, one entry per scale, of an image of `domain` (B, C, *spatial).
 
-        A `conditional` backbone is shown the image that it was made from before it, along the channels.
+        A `conditional` backbone also gets the image that it was made from, concatenated before it along the channels.
         """
         result: list[Tensor] = self.discriminators[domain](seen)
         return result

@@ -55,7 +55,7 @@ def euler(
     """Follow dx/dt = velocity from the source (time 1) to the target (time 0) in equal steps of Euler's method.
 
     Args:
-        velocity: what takes source to target per unit of time, target − source on a straight line.
+        velocity: takes the source to the target in unit time; target − source on a straight line.
         source: (B, C, *spatial).
         steps: 1 or more.
         keep: steps whose states to keep, from 0, the source.
@@ -90,17 +90,17 @@ def bridge(
     """Walk the bridge from the source to a target that fits it (BBDM, Algorithm 2, with steps left out).
 
     From time m to the earlier m', with ŷ = x_m − residual(x_m, m) the target that the state suggests, the state is
-    drawn of the bridge given x_m and ŷ: (1−m')·ŷ + m'·source + √(δ' − σ²)·r + σ·z, where r = (x_m − (1−m)·ŷ −
+    sampled from the bridge given x_m and ŷ: (1−m')·ŷ + m'·source + √(δ' − σ²)·r + σ·z, where r = (x_m − (1−m)·ŷ −
     m·source)/√δ is the noise in x_m and σ² = δ'·(δ − δ'·(1−m)²/(1−m')²)/δ. At the source, where δ is 0, all noise is
     new.
 
     Args:
-        residual: what is between a state and its target, x_m − target.
+        residual: the difference between a state and its target, x_m − target.
         source: (B, C, *spatial).
         steps: 1 or more.
-        generators: one CPU generator per case; None draws no noise (σ = 0 and r = 0 from the source on).
+        generators: one CPU generator per case; None samples no noise (σ = 0 and r = 0 from the source on).
         scale: scale of the variance, s.
-        keep, progress: as of `euler`.
+        keep, progress: as for `euler`.
 
     Raises:
         ValueError: if `steps` is less than 1.

@@ -13,7 +13,7 @@ from medtrace.networks.blocks import MultiscaleDiscriminator, pad_to_multiple
 class CodedBackbone(TranslationBackbone):
     """A backbone whose codes are on a coarser grid, with multi-scale discriminators.
 
-    A subclass adds an encoder per domain, which gives (content, style or None) of a padded image, and a decoder per
+    A subclass adds an encoder per domain, which maps a padded image to (content, style or None), and a decoder per
     decoded domain, and implements `decoded`.
 
     Args:
@@ -21,8 +21,8 @@ class CodedBackbone(TranslationBackbone):
         in_channels: channels of the source.
         out_channels: channels of the target.
         bidirectional: whether the target can be translated to the source too.
-        downsamplings: downsampling from the image's grid to the content's.
-        minimum: the least extent of a padded image.
+        downsamplings: downsampling steps from the image's grid to the content's.
+        minimum: minimum extent of a padded image.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
         discriminator_scales: scales that each discriminator assesses.
@@ -65,9 +65,9 @@ class CodedBackbone(TranslationBackbone):
         """Code an image.
 
         Args:
-            image: (B, C, *spatial) of `domain`, in [-1, 1]; a grid that the strides do not divide is padded by its
+            image: (B, C, *spatial) of `domain`, in [-1, 1]; a grid that the strides do not divide is padded with its
                 border values, and the code keeps its size for `decode`.
-            domain: whose encoder codes it.
+            domain: the domain whose encoder is used.
 
         Raises:
             TypeError: if `image` is not a floating tensor.
@@ -79,7 +79,7 @@ class CodedBackbone(TranslationBackbone):
 
     def padded(self, image: Tensor, domain: Domain) -> Tensor:
         """An image of `domain`, checked, on a grid that the strides divide."""
-        _check_domain(domain, self.encoders, "both domains are coded")
+        _check_domain(domain, self.encoders, "both domains are encoded")
         check_network_input("image", image, self.spatial_dims, self.channels_of(domain))
         return pad_to_multiple(image, self.stride, minimum=self.minimum)[0]
 

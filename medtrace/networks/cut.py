@@ -54,13 +54,13 @@ class PatchHeads(nn.Module):
 class CUT(nn.Module):
     """A residual generator, heads on the features of its encoder, and a patch discriminator (Park et al. 2020).
 
-    The features are the image itself, what each strided convolution gives, and the first and the middle residual block:
-    five maps at the published size.
+    The features are the image itself and the outputs of each strided convolution, the first and the middle residual
+    block: five maps at the published size.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the source.
-        out_channels: as many, since the translation is encoded too.
+        out_channels: the same number, since the translation is encoded too.
         channels: features of the generator's first convolution.
         num_blocks: residual blocks of the generator, at least 1.
         downsamplings: strided convolutions of the generator.
@@ -95,7 +95,7 @@ class CUT(nn.Module):
         if in_channels != out_channels:
             raise ValueError(
                 f"out_channels: expected in_channels={in_channels}, as the generator's encoder reads its own"
-                f" translations, received {out_channels}; take a method of unequal channels, such as gcgan or cyclegan"
+                f" translations, received {out_channels}; use a method for unequal channels, such as gcgan or cyclegan"
             )
         check_positive("num_blocks", num_blocks)
         self.generator = ResnetGenerator(

@@ -20,7 +20,7 @@ class ResnetGenerator(nn.Module):
 
     A 7-wide convolution, `downsamplings` strided ones that double the features, `num_blocks` residual blocks,
     transposed convolutions back, a 7-wide convolution and tanh; instance normalization, reflected borders. Grids
-    that the strides do not divide are padded by their border values and the result cropped back.
+    that the strides do not divide are padded with their border values and the result cropped back.
 
     Args:
         spatial_dims: 2 or 3.
@@ -29,7 +29,7 @@ class ResnetGenerator(nn.Module):
         channels: features of the first convolution.
         num_blocks: residual blocks; 9 is the published number for 256 x 256.
         downsamplings: strided convolutions.
-        curve: add an `IntensityTable` of the image before tanh; none is published.
+        curve: add an `IntensityTable` of the image before tanh; the published network has none.
 
     Example:
         >>> ResnetGenerator(2, 1, 3, channels=4, num_blocks=1)(torch.zeros(1, 1, 18, 20)).shape

@@ -50,38 +50,39 @@ class DeformationModule(nn.Module):
     """Velocities of the deformation from source x to target y and back: f(ε̂, x, y) = (v, v⁻¹) (Plasticine, III-B).
 
     The first convolution, on the channels x, y and ε̂, is kept in two parts, one of x and one of (y, ε̂), whose sum
-    enters the U-Net. Neither y nor ε̂ exists at inference: there `surrogate`, made of x's part by the alignment block of
-    four 3-wide convolutions, takes the place of the part of (y, ε̂). Two 1-wide convolutions end the U-Net in v and v⁻¹;
-    scaling and squaring makes φ = exp(v). They start at zero: the untrained module deforms nothing. Grids that
-    2^levels does not divide are padded by their border values and the results cropped back.
+    enters the U-Net. Neither y nor ε̂ exists at inference: there `surrogate`, made from x's part by the alignment block
+    of four 3-wide convolutions, takes the place of the part of (y, ε̂). Two 1-wide convolutions at the end of the U-Net
+    give v and v⁻¹; scaling and squaring makes φ = exp(v). They start at zero: the untrained module deforms nothing.
+    Grids that 2^levels does not divide are padded with their border values and the results cropped back.
 
     φ⁻¹ is, for `inverse`,
 
     - "negated": exp(−v), the inverse of φ up to interpolation. There is no second head: `inverse_velocity` is −v, and
-      a loss on the way back trains v.
+      a loss on the inverse trains v.
     - "predicted": exp(v⁻¹) of its own head, which is an inverse only as far as training makes it one.
 
     The paper has both (Section III-B and Appendix E).
 
-    An method trains the alignment block by a distance between `surrogate` and `features.detach()`. With a target, the
+    A method trains the alignment block by a distance between `surrogate` and `features.detach()`. With a target, the
     block reads x's part without gradient, so that this loss changes the block alone; without one, gradient passes.
 
-    The paper names four blocks each way and 64 channels to start with; that the channels double with each halving, the
-    strided convolutions and linear upsampling, as in `TraceTrans`, and the normalization are chosen here.
+    The paper specifies four blocks in each direction and 64 channels at the start. The doubling of the channels with
+    each downsampling, the strided convolutions and linear upsampling (as in `TraceTrans`), and the normalization are
+    chosen here.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the source.
         target_channels: channels of target and noise, each; None is `in_channels`.
-        channels: features of each level of the U-Net, finest first, one entry per halving; multiples of 8 with the
+        channels: features of each level of the U-Net, finest first, one entry per downsampling; multiples of 8 with the
             default `norm`. The first is also the width of the input's features and of the alignment block.
         inverse: "negated" or "predicted".
         use_noise: whether ε̂ is an input; False is the ablation of Table V.
         integration_steps: T, of the exponential.
-        velocity_downsampling: how often the velocities' grid is halved against the image's; they are interpolated
+        velocity_downsampling: how often the velocities' grid is halved relative to the image's; they are interpolated
             linearly. 0 is the paper's; coarser velocities are smoother and cheaper.
-        norm: MONAI's name of the normalization. By groups of channels it learns large shifts sooner than per instance
-            in this library's registration networks.
+        norm: MONAI's name of the normalization. In this library's registration networks, group normalization learns
+            large shifts sooner than instance normalization.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -158,7 +159,7 @@ class DeformationModule(nn.Module):
             source: (B, in_channels, *spatial), in [-1, 1].
             target: (B, target_channels, *spatial), in the other domain; None at inference.
             noise: noise of the target's shape, ε̂ estimated in the noised target; with a target and `use_noise` only.
-            inferer: without a target, takes the volume to the network in patches; the velocities that they blend to are
+            inferer: without a target, passes the volume through the network in patches; the blended velocities are
                 exponentiated once.
 
         Returns:

@@ -81,7 +81,7 @@ def denoise(
         The image at level gammas[-1], float32 (float64 for float64), and the kept intermediate images.
 
     Raises:
-        TypeError: if a tensor is of the wrong kind.
+        TypeError: if a tensor is of the wrong type.
         ValueError: if an argument is outside its range or generators are missing.
 
     Example:
@@ -112,7 +112,7 @@ def denoise(
         level, cleaner = levels[step - 1], levels[step]
         noise, clean = _estimate(predict, image, level, clip)
         if cleaner == 1:
-            # Where every sampler ends, free of rounding: a clipped image stays in its range.
+            # Where every sampler ends, without rounding: a clipped image stays in its range.
             image = clean
         elif sampler == "ancestral":
             image = _ancestral_step(image, noise, level, cleaner)
@@ -136,22 +136,22 @@ def ddim_invert(
 
     Each step takes the noise estimated at its cleaner end, where it starts; on the way back DDIM takes that of the
     noisier end. Their difference vanishes in proportion to the step, so `denoise(..., "ddim")` returns the image up to
-    an error that falls with the number of steps. With few steps it is large. A refinement estimates the noise anew at
-    the noisier end that a step has found and repeats the step with it, a fixed-point iteration whose solution DDIM
+    an error that falls with the number of steps. With few steps it is large. A refinement estimates the noise again at
+    the noisier end that a step has reached and repeats the step with it, a fixed-point iteration whose solution DDIM
     takes back exactly.
 
     Args:
         predict: (noisy, gamma) -> noise, the noise in a batch at levels (B,).
         image: (B, C, *spatial), at level gammas[-1], usually 1.
-        gammas: (steps + 1,) rising noise levels in (0, 1], the very ones for going back.
-        refinements: of each step; each costs as much as the step. DDIB has none.
+        gammas: (steps + 1,) rising noise levels in (0, 1], the same as on the way back.
+        refinements: number per step; each costs as much as the step. DDIB has none.
         progress: label of a progress bar; None for no bar.
 
     Returns:
         The image at level gammas[0], float32 (float64 for float64).
 
     Raises:
-        TypeError: if a tensor is of the wrong kind.
+        TypeError: if a tensor is of the wrong type.
         ValueError: if an argument is outside its range.
 
     Example:
@@ -189,7 +189,7 @@ def noisy_start(image: Tensor, gammas: Tensor, generators: Sequence[torch.Genera
         √γ·image + √(1−γ)·noise, float32 (float64 for float64).
 
     Raises:
-        TypeError: if a tensor is of the wrong kind.
+        TypeError: if a tensor is of the wrong type.
         ValueError: if an argument is outside its range or generators are missing.
 
     Example:

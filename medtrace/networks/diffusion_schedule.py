@@ -14,7 +14,7 @@ class NoiseSchedule(nn.Module):
     At level γ an image is √γ·image + √(1−γ)·noise: γ_0 = 1 is the image itself and, by default, √γ_2000 = 0.0066, so
     hardly anything of the image is left.
 
-    The levels are float64 and stay on the CPU: they are not buffer, so neither `.half()` nor `.to(bfloat16)` of a
+    The levels are float64 and stay on the CPU: they are not buffers, so neither `.half()` nor `.to(bfloat16)` of a
     module around them rounds them off, and a checkpoint holds none. They are a function of the three arguments.
 
     Args:
@@ -56,7 +56,7 @@ class NoiseSchedule(nn.Module):
 
         Args:
             count: how many.
-            device: where the result goes. The draw itself is on the CPU: the same on every device.
+            device: where the result goes. Sampling itself is on the CPU, so it is the same on every device.
             generator: a generator of the CPU; torch's global one by default.
 
         Returns:
@@ -70,15 +70,15 @@ class NoiseSchedule(nn.Module):
     def levels(self, steps: int, start: float = 1.0, spacing: float = 1.0) -> Tensor:
         """Levels of a sampler that takes `steps` steps, from the noisiest to γ_0 = 1.
 
-        They are γ at the indices max(round(round(start·K)·s^spacing), remaining steps) for s from 1 to 0 evenly:
+        They are γ at the indices max(round(round(start·K)·s^spacing), remaining steps) for evenly spaced s from 1 to 0:
         with `spacing` 1 evenly spaced over the schedule, or over the part of it below the starting level. `steps` = K
-        and `start` = 1 are all of the schedule's own.
+        and `start` = 1 give all levels of the schedule.
 
         Args:
             steps: how many steps, at most round(start·K).
             start: fraction of the schedule to start from, in (0, 1]; 1 starts at γ_K.
-            spacing: exponent, at least 1. Above 1 levels are denser where there is little noise, and so smaller is the
-                last step, which leaves its noise in the image.
+            spacing: exponent, at least 1. Above 1, levels are denser where there is little noise, so the last step,
+                whose noise remains in the image, is smaller.
 
         Returns:
             (steps + 1,) float64, rising from γ_{round(start·K)} to 1, on the CPU.
@@ -92,7 +92,7 @@ class NoiseSchedule(nn.Module):
         if not 1 <= steps <= first:
             raise ValueError(
                 f"steps: expected 1 to {first}, the schedule's steps from start {start!r} on, received {steps!r};"
-                " take fewer steps or a schedule of more"
+                " take fewer steps or a longer schedule"
             )
         if not spacing >= 1:
             raise ValueError(f"spacing: expected an exponent of at least 1, received {spacing!r}")
@@ -117,7 +117,7 @@ def add_noise(image: Tensor, noise: Tensor, gamma: Tensor) -> Tensor:
         (B, C, *spatial), float32 (float64 for a float64 image), also inside autocast.
 
     Raises:
-        TypeError: if a tensor is of the wrong kind.
+        TypeError: if a tensor is of the wrong type.
         ValueError: if the shapes do not fit each other or a level leaves [0, 1].
 
     Example:

@@ -41,15 +41,15 @@ class DiffusionTranslation(NamedTuple):
 class DiffusionTranslator(nn.Module):
     """Deform a source's structure into the target domain, then grow that domain's contrast on it (Plasticine, III).
 
-    The deformation module finds φ from the source alone; the noise estimator then leads from the noised source to the
-    target domain under the condition x_s∘φ (Algorithm 1).
+    The deformation module estimates φ from the source alone; the noise estimator then leads from the noised source to
+    the target domain under the condition x_s∘φ (Algorithm 1).
 
     Args:
         noise_estimator: trained on the target domain with its structure maps, condition_channels=1.
         deformation: trained from the source to the target domain.
         schedule: that of the estimator's training; the paper's by default.
-        binary_structure: whether x_s∘φ, interpolated linearly, is made 0 and 1 again at one half. The estimator has met
-            nothing else in training; the paper does not say.
+        binary_structure: whether x_s∘φ, interpolated linearly, is binarized again at one half. The estimator has seen
+            only binary maps in training; the paper does not say.
 
     Raises:
         ValueError: if the two networks do not fit each other or the structure map.
@@ -105,32 +105,32 @@ class DiffusionTranslator(nn.Module):
     ) -> DiffusionTranslation:
         """Translate a batch, without gradient.
 
-        `mode` says which image is noised for the start: with "joint", the paper's, the source as it is; with
+        `mode` determines which image is noised for the start: with "joint", the paper's, the source as it is; with
         "combination" the deformed source x∘φ, that is a deformation followed by a translation that keeps the structure
-        (Section IV-F, Table IV). The condition is x_s∘φ in both, for the deformed source's structure map is the
-        deformed structure map. At start = 1 nearly nothing of the starting image is left (√γ_K = 0.0066), and neither
-        is the difference between the modes: compare them at a lower start.
+        (Section IV-F, Table IV). The condition is x_s∘φ in both, as the deformed source's structure map is the deformed
+        structure map. At start = 1 almost nothing of the starting image is left (√γ_K = 0.0066), and neither is the
+        difference between the modes: compare them at a lower start.
 
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
             structure: (B, 1, *spatial) of 0 and 1, the source's structure map.
             generators: one CPU generator per case.
             steps: steps of the sampler; see `NoiseSchedule.levels`. 50 is one reading of the paper's "sample size".
-            start: fraction of the schedule at which the source enters, in (0, 1]; 1 is the paper's. A source of other
-                channels than the target enters by their mean.
+            start: fraction of the schedule at which the source enters, in (0, 1]; 1 is the paper's. A source with
+                another number of channels than the target enters as the mean of its channels.
             spacing: spacing of the levels, see `NoiseSchedule.levels`.
             sampler: "ancestral", "ddim" or "dpm_solver"; see `denoise`.
             mode: "joint" or "combination".
             clip: range to which the sampler clips the clean image it aims at; the paper has none.
             keep: steps of the sampler to keep.
             progress: label of a progress bar; None for no bar.
-            inferer: takes the volume to both networks in patches, to the estimator in every step.
+            inferer: passes the volume through both networks in patches, through the estimator in every step.
 
         Returns:
-            The translated image, the deformation and what was kept of the way.
+            The translated image, the deformation and the kept intermediate images.
 
         Raises:
-            TypeError: if a tensor is of the wrong kind.
+            TypeError: if a tensor is of the wrong type.
             ValueError: if an argument is outside its range or a shape does not fit.
         """
         check_choice("mode", mode, MODES)

@@ -22,7 +22,7 @@ class UShapedGenerator(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         out_channels: channels of the translation.
-        channels: features of each halving.
+        channels: features of each downsampling level.
         dropout: probability with which the deepest features are dropped while training.
 
     Example:
@@ -72,7 +72,7 @@ class DualGAN(TranslationBackbone):
         spatial_dims: 2 or 3.
         in_channels: channels of the source.
         out_channels: channels of the target.
-        channels: features of each halving of a generator.
+        channels: features of each downsampling level of a generator.
         dropout: dropout of a generator's deepest features.
         discriminator_channels: features of a critic's first convolution.
         discriminator_layers: convolutions of a critic after the first.

@@ -62,29 +62,29 @@ class MetamorphicRegNet(nn.Module):
       id + v_k, q_k = the chain's k-th array. Invertible blocks on arrays do not make φ injective.
 
     Either way image = source∘φ_N + q_N·M. The flows start at zero and the blocks at r = 0: the untrained network
-    deforms and adds nothing. Grids that 2^levels does not divide are padded by their border values for the U-Net.
+    deforms and adds nothing. Grids that 2^levels does not divide are padded with their border values for the U-Net.
 
-    The U-Net is VoxelMorph's (Balakrishnan et al. 2019) without its variational head, as the paper has it; MONAI's
+    The U-Net is VoxelMorph's (Balakrishnan et al. 2019) without its variational head, as in the paper: MONAI's
     `VoxelMorphUNet` with both flows as output channels. It reads the images at full resolution, on which the field's
-    precision depends: strided from the first convolution on, it loses to VoxelMorph.
+    precision depends: with strides from the first convolution on, it is worse than VoxelMorph.
 
     Deviations: Eq. 3 prints dq/dt = v·q with q(0) = 0, which stays 0; here the rate, or in the residual reading q
-    itself, starts from the U-Net. The paper gives no unit for flows; a block changes
-    them by up to half a `flow_scale`, and the U-Net's own share is not limited.
+    itself, starts from the U-Net. The paper gives no unit for flows; a block changes them by up to half a `flow_scale`,
+    and the U-Net's own contribution is not limited.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the source and of the target.
-        channels: the U-Net's features, of one level each, finest first; a level halves the grid.
+        channels: the U-Net's features per level, finest first; each level halves the grid.
         num_blocks: N, residual blocks of each chain. The paper's text has 7, the authors' settings 4.
         share_blocks: whether the blocks of a chain share their weights (a stationary law of change).
         block_channels: hidden channels of a block.
         integration: "euler" or "residual".
         flow_downsampling: how often the grid of v₀ is halved by averaging; it is interpolated linearly again. 0 is the
             paper's; a coarser flow is smoother.
-        flow_scale: voxels that the blocks of space take as one unit.
-        intensity_scale: intensity that the blocks of intensity take as one unit.
-        coefficient: bound of the norm of each convolution of a block, as an operator, in (0, 1).
+        flow_scale: voxels that the blocks of space treat as one unit.
+        intensity_scale: intensity that the blocks of intensity treat as one unit.
+        coefficient: upper bound of the operator norm of each convolution in a block, in (0, 1).
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -151,14 +151,14 @@ class MetamorphicRegNet(nn.Module):
             source: (B, in_channels, *spatial), in [-1, 1].
             target: target of the same shape.
             mask: (B, 1, *spatial) on the target's grid, boolean or in [0, 1]: where intensity may change.
-            source_mask: likewise on the source's grid; it is taken along by the field and joined to `mask`.
+            source_mask: likewise on the source's grid; it is warped by the field and joined with `mask`.
 
         Returns:
             Image, warped source, displacement and q·M. Without a mask, or with an empty one, `intensity` is exactly 0
             and `image` is `warped`.
 
         Raises:
-            TypeError: if a tensor is of the wrong kind.
+            TypeError: if a tensor is of the wrong type.
             ValueError: if a shape does not fit the network or the pair, or a mask leaves [0, 1].
         """
         velocities, rates = self._chains(source, target)
@@ -236,7 +236,7 @@ def joint_mask(ddf: Tensor, mask: Tensor | None, source_mask: Tensor | None) -> 
         source_mask: likewise on the source's grid.
 
     Returns:
-        (B, 1, *spatial) in [0, 1], in the field's type, without gradient: the field is not to be drawn to where
+        (B, 1, *spatial) in [0, 1], in the field's type, without gradient, so that the field is not drawn to where
         intensity may change.
 
     Raises:

@@ -18,11 +18,11 @@ SAMPLERS = ("ddim", "ancestral")
 class InfererModel(nn.Module):
     """A noise estimator called as MONAI's inferer calls its model: with steps of the schedule, not with noise levels.
 
-    MONAI's step t of 0 to K − 1 is the level γ_{t+1}. A condition comes as further channels (`mode="concat"`).
+    MONAI's step t of 0 to K − 1 is the level γ_{t+1}. A condition is passed as further channels (`mode="concat"`).
 
     Args:
         estimator: takes the noisy image, γ (B,) and the condition.
-        schedule: whose steps the inferer counts.
+        schedule: the schedule whose steps the inferer counts.
 
     Example:
         >>> from monai.inferers import DiffusionInferer
@@ -44,7 +44,7 @@ class InfererModel(nn.Module):
         """Estimate the noise in a batch.
 
         Args:
-            x: (B, channels, *spatial), the noisy image and behind it the condition.
+            x: (B, channels, *spatial), the noisy image followed by the condition.
             timesteps: (B,) or (1,), steps of the schedule, 0 to K − 1.
             context: None.
 
@@ -52,7 +52,7 @@ class InfererModel(nn.Module):
             (B, in_channels, *spatial), the noise.
 
         Raises:
-            ValueError: if a context is given, a step lies outside of the schedule, or a shape does not fit.
+            ValueError: if a context is given, a step is outside the schedule, or a shape does not fit.
         """
         if context is not None:
             raise ValueError(
@@ -85,14 +85,14 @@ def inferer_scheduler(
         schedule: the noise levels.
         sampler: "ddim" is MONAI's `DDIMScheduler`; "ancestral" its `DDPMScheduler` with the larger variance.
         steps: steps of the sampler. With "ddim" a divisor of the schedule's, since MONAI strides evenly; with
-            "ancestral" the schedule's own, since MONAI's goes from each step to the one before it, whatever was left
-            out. None is the schedule's own.
+            "ancestral" the schedule's own, since MONAI's goes from each step to the one before it, even if steps are
+            left out. None is the schedule's own.
 
     Returns:
         The scheduler, with its `timesteps` set.
 
     Raises:
-        ValueError: if the sampler is unknown, or does not take so many steps.
+        ValueError: if the sampler is unknown, or does not support that number of steps.
 
     Example:
         >>> inferer_scheduler(NoiseSchedule(20), "ddim", steps=4).timesteps

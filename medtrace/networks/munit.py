@@ -22,11 +22,11 @@ class MUNIT(CodedBackbone):
     The content encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalized per
     instance; the style encoder a 7-wide convolution, strided 4-wide ones without normalization, the mean over the
     grid and a linear layer. In the decoder the style reaches the residual blocks as scale and shift of adaptive
-    instance normalizations, through a network of three linear layers; then come nearest-neighbor doublings and
-    5-wide convolutions with layer normalization, and a 7-wide convolution into a tanh.
+    instance normalizations, through a network of three linear layers; then come nearest-neighbor upsampling with 5-wide
+    convolutions and layer normalization, and a 7-wide convolution with tanh.
 
-    A training decodes with styles drawn from N(0, 1) (`drawn`); `translate` decodes with their mean, 0, so that one
-    image has one translation. The paper draws there too.
+    Training decodes with styles sampled from N(0, 1) (`drawn`); `translate` decodes with their mean, 0, so that one
+    image has one translation. The paper samples there too.
 
     Without `bidirectional` the source has no style encoder: no term would read its style.
 
@@ -35,11 +35,11 @@ class MUNIT(CodedBackbone):
         in_channels: channels of the source.
         out_channels: channels of the target.
         bidirectional: whether the target can be translated to the source too.
-        channels: channels at the image's own grid; they double with each halving.
-        downsamplings: downsampling from the image to its content.
+        channels: channels at the image's own grid; they double with each downsampling.
+        downsamplings: downsampling steps from the image to its content.
         num_blocks: residual blocks of each content encoder and of each decoder.
         style_channels: length of the style.
-        style_downsamplings: downsampling of the style encoder; the channels double in the first two.
+        style_downsamplings: downsampling steps of the style encoder; the channels double in the first two.
         mlp_channels: width of the network from the style to the scales and shifts.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
@@ -134,7 +134,7 @@ class MUNIT(CodedBackbone):
         """L1 between two contents plus L1 between two styles, each a mean (the latent reconstruction of MUNIT).
 
         Args:
-            code: what was decoded, with the style that was drawn.
+            code: the code that was decoded, with the sampled style.
             again: the code of the decoded image.
 
         Raises:
@@ -180,9 +180,9 @@ class StyleEncoder(nn.Module):
 
     Args:
         in_channels: channels of the image.
-        channels: channels at the image's own grid; they double in the first two downsampling.
+        channels: channels at the image's own grid; they double in the first two downsampling steps.
         style_channels: length of the style.
-        downsamplings: downsampling.
+        downsamplings: number of downsampling steps.
         spatial_dims: 2 or 3.
     """
 
@@ -214,7 +214,7 @@ class StyledDecoder(nn.Module):
     Args:
         out_channels: channels of the image.
         channels: channels at the image's own grid.
-        upsamplings: doublings from the content to the image.
+        upsamplings: upsampling steps from the content to the image.
         num_blocks: residual blocks.
         style_channels: length of the style.
         mlp_channels: width of the two hidden layers from the style to the scales and shifts.

@@ -33,8 +33,8 @@ class LayeredDiscriminator(nn.Module):
         in_channels: channels of the image.
         channels: features of the first convolution; they double with each further one.
         num_layers: strided convolutions, at least 1.
-        normalized: whether each but the first is normalized per instance. Without, means and spreads of the features,
-            which are the style, stay what they are.
+        normalized: whether each but the first is normalized per instance. If not, means and standard deviations of the
+            features, which are the style, are unchanged.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class NAGAN(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the source.
-        out_channels: as many: the content discriminator sees both.
+        out_channels: the same number: the content discriminator sees both.
         channels: features of the generator's first convolution.
         num_blocks: residual blocks of the generator.
         downsamplings: strided convolutions of the generator.
@@ -137,7 +137,7 @@ class NAGAN(nn.Module):
         if in_channels != out_channels:
             raise ValueError(
                 f"out_channels: expected in_channels={in_channels}, as one discriminator compares the contents of both,"
-                f" received {out_channels}; take a method of unequal channels, such as gcgan or cyclegan"
+                f" received {out_channels}; use a method for unequal channels, such as gcgan or cyclegan"
             )
         if not 1 <= style_layers <= discriminator_layers:
             raise ValueError(

@@ -37,7 +37,7 @@ class NeMAR(nn.Module):
         num_blocks: residual blocks of the translator.
         downsamplings: strided convolutions of the translator.
         registration_channels: see `RegistrationUNet`, which reads source and target; the one with fewer channels is
-            filled up with zeros.
+            padded with zeros.
         registration_downsampling: how often the grid of the displacement is halved.
         discriminator_channels: filters of the discriminator's first convolution.
         discriminator_layers: its convolutions after the first.

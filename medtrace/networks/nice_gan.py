@@ -91,7 +91,7 @@ class NICEGenerator(nn.Module):
     """Make an image from the latent of a discriminator's encoder (NICE-GAN, Section 3.2 and its light version).
 
     A 3-wide convolution; residual blocks whose two normalizations take one scale and one shift from two linear
-    layers on the pooled features; sub-pixel doublings of the grid; a 7-wide convolution and tanh.
+    layers on the pooled features; sub-pixel upsampling of the grid; a 7-wide convolution and tanh.
 
     The authors' full version reads scale and shift from all pixels, which ties the network to one grid and adds a
     layer of 268 million weights at 256 x 256; this is their light version, which reads the mean.
@@ -158,7 +158,7 @@ class NICEDiscriminator(nn.Module):
         in_channels: channels of the image.
         channels: features of the first convolution.
         downsamplings: strided convolutions of the encoder.
-        layers: strided convolutions of the trunk before each classifier, after the classifier before it.
+        layers: strided convolutions of the trunk before each classifier, after the preceding classifier.
         spatial_dims: 2 or 3.
     """
 
@@ -191,7 +191,7 @@ class NICEDiscriminator(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """Return the latent (B, latent_channels, *coarse) of an image (B, in_channels, *spatial).
 
-        Grids that the strides do not divide, and those that leave fewer than two pixels, are padded by their
+        Grids that the strides do not divide, and those that leave fewer than two pixels, are padded with their
         border values.
         """
         return self._attended(image)[0]
@@ -233,8 +233,8 @@ class NICEGAN(TranslationBackbone):
     paper adds the adversarial terms of all three; their mean is a third of it.
 
     Without `bidirectional` there is no discriminator of the source domain, and that of the target domain encodes the
-    sources; RegGAN, which uses NICE-GAN so, does not say how. Source and target then need as many channels.
-    With `bidirectional`, both discriminators must be trained, also when only one direction is requested.
+    sources; RegGAN, which uses NICE-GAN this way, does not say how. Source and target then need the same number of
+    channels. With `bidirectional`, both discriminators must be trained, even when only one direction is requested.
 
     Published in 2D. In 3D the 4-wide kernels of a discriminator (47 million weights in 2D) have four times as many.
 
@@ -247,8 +247,8 @@ class NICEGAN(TranslationBackbone):
         num_blocks: residual blocks of a generator.
         downsamplings: strided convolutions of an encoder, at least 1.
         discriminator_channels: features of a discriminator's first convolution.
-        discriminator_layers: strided convolutions before each classifier, after the classifier before it; one
-            entry per scale. (1, 2) are the 70- and the 286-pixel patches.
+        discriminator_layers: strided convolutions before each classifier, after the preceding classifier; one entry per
+            scale. (1, 2) are the 70- and the 286-pixel patches.
 
     Raises:
         TypeError: if `discriminator_layers` is not a sequence.
@@ -278,7 +278,7 @@ class NICEGAN(TranslationBackbone):
         check_spatial_dims(spatial_dims)
         if not bidirectional and in_channels != out_channels:
             raise ValueError(
-                "in_channels, out_channels: expected as many of each without bidirectional, because the target's"
+                "in_channels, out_channels: expected equal numbers without bidirectional, because the target's"
                 f" discriminator encodes the source, received {in_channels} and {out_channels}; set bidirectional=True"
             )
         _check_sizes(
@@ -393,6 +393,4 @@ def _check_sizes(positive: Mapping[str, int], num_blocks: int, layers: Sequence[
             f" {layers!r}; the published one is (1, 2)"
         )
     if not layers or min(layers) < 0:
-        raise ValueError(
-            f"discriminator_layers: expected one or more numbers that are not negative, received {layers!r}"
-        )
+        raise ValueError(f"discriminator_layers: expected one or more numbers of at least 0, received {layers!r}")

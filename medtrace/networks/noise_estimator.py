@@ -32,15 +32,15 @@ class NoiseEstimator(nn.Module):
     MONAI's `DiffusionModelUNet`: at each level of `channels`, residual blocks of group normalization, SiLU and 3-wide
     convolutions; a strided convolution down, nearest-neighbor interpolation up; skip connections. The condition is a
     further channel of the input. The last convolution starts at zero, so the untrained network estimates no noise (or
-    no velocity). Grids that 2^(levels − 1) does not divide are padded by their border values and the result cropped
+    no velocity). Grids that 2^(levels − 1) does not divide are padded with their border values and the result cropped
     back.
 
     The noise level enters as 1000·√γ: the sinusoids of MONAI's embedding are made for steps 0 to 1000 and hardly tell
-    numbers in [0, 1] apart. They take fractions as they are.
+    numbers in [0, 1] apart. They accept fractions.
 
     The paper's size is not stated beyond four levels; it follows Palette (Saharia et al. 2022): the default `channels`
     (64, 128, 256, 512) with 2 residual blocks and attention at low resolution, and dropout 0.2. MONAI's middle block
-    attends always, `attention_levels` aside.
+    always attends, regardless of `attention_levels`.
 
     Args:
         spatial_dims: 2 or 3.
@@ -52,13 +52,12 @@ class NoiseEstimator(nn.Module):
         head_channels: features of each head of attention; divides the features of every level that attends.
         norm_groups: groups of the normalization.
         prediction: what the U-Net gives: the "noise" itself, as in the paper; or the "velocity" v = √γ·ε − √(1−γ)·y
-            (Salimans & Ho 2022), of which the noise is √γ·v + √(1−γ)·noisy. An error of v changes the clean image that
-            a sampler aims at by as much; an error of ε by 1/√γ times as much, 150 times at the schedule's end.
+            (Salimans & Ho 2022), from which the noise is √γ·v + √(1−γ)·noisy. An error of v changes the clean image
+            that a sampler aims at by as much; an error of ε by 1/√γ times as much, 150 times at the schedule's end.
         dropout: fraction of the features left out while training, before each residual block's second convolution.
-            MONAI's
-            network has none there: it is added to it.
-        wavelet: run the U-Net on Haar bands: half of the grid, 2^spatial_dims times the channels. Each level then costs
-            a quarter (2D) or an eighth (3D), which is what makes volumes fit.
+            MONAI's network has none there; it is added.
+        wavelet: run the U-Net on Haar bands: half the resolution, 2^spatial_dims times the channels. Each level then
+            costs a quarter (2D) or an eighth (3D), so that volumes fit into memory.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -132,7 +131,7 @@ class NoiseEstimator(nn.Module):
             The noise, of the shape of `noisy`, float32 (float64 for float64), also inside autocast.
 
         Raises:
-            TypeError: if a tensor is of the wrong kind.
+            TypeError: if a tensor is of the wrong type.
             ValueError: if a shape does not fit the network or the batch, or a level leaves [0, 1].
         """
         check_network_input("noisy", noisy, self.spatial_dims, self.in_channels)

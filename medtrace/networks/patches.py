@@ -31,23 +31,23 @@ class Window(NamedTuple):
 class PatchInferer(Inferer):
     """Run a network on overlapping patches and blend its outputs by Gaussian weights.
 
-    It blends whatever the network returns, so that a network should return a *velocity*: a blend of velocities is a
-    velocity, whose exponential is one diffeomorphism of the whole volume; a blend of displacements is none.
+    It blends whatever the network returns, so a network should return a *velocity*: a blend of velocities is a
+    velocity, whose exponential is one diffeomorphism of the entire volume; a blend of displacements is not.
 
     The weights are a product of one function per axis that adds up to 1 over the patches. The voxels next to a face
-    that a patch does not share with the volume get no weight, as they lack what lies beyond it: a network that sees no
-    further than a quarter of the overlap answers as on the whole volume, up to rounding. Patches start at multiples of
-    the network's stride. What a network finds out about a whole image (the statistics of an instance or group
-    normalization, attention, a mean) it finds out about a patch instead; there the answers differ.
+    that a patch does not share with the volume get no weight, as they lack context beyond it: a network that sees no
+    further than a quarter of the overlap gives the same output as on the entire volume, up to rounding. Patches start
+    at multiples of the network's stride. What a network computes over an entire image (the statistics of an instance or
+    group normalization, attention, a mean) it computes over a patch instead; there the outputs differ.
 
     MONAI's `SlidingWindowInferer` has one weight map for all patches, which either counts the voxels at inner faces or
     leaves the volume's border out, and moves its last patch off the stride.
 
     Args:
-        size: edge of a patch in voxels, or one number per axis; taken up to a multiple of the network's stride and down
-            to the volume.
+        size: edge of a patch in voxels, or one number per axis; rounded up to a multiple of the network's stride and
+            limited to the volume.
         overlap: fraction of the edge that neighbors have in common, in [0, 1).
-        progress: called with (patches done, patches in all).
+        progress: called with (patches done, total patches).
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -82,14 +82,14 @@ class PatchInferer(Inferer):
 
         Args:
             inputs: (B, C, *spatial).
-            network: a patch (B, C, *patch) to tensors (B, any, *patch).
-            multiple: the network's stride; the volume is padded to it by its border values.
+            network: maps a patch (B, C, *patch) to tensors (B, any, *patch).
+            multiple: the network's stride; the volume is padded to a multiple of it with its border values.
 
         Returns:
             (B, any, *spatial), float32, for each of the network's outputs.
 
         Raises:
-            ValueError: if there is another number of sizes than axes.
+            ValueError: if there are several sizes, but not one per axis.
         """
         check_batched("inputs", inputs)
         padded, crop = pad_to_multiple(inputs, multiple, minimum=2 * multiple if multiple > 1 else 1)
@@ -116,11 +116,11 @@ class PatchInferer(Inferer):
 def in_patches(estimator: Callable[..., Tensor], inferer: PatchInferer | None, stride: int) -> Callable[..., Tensor]:
     """A noise estimator that sees a volume in patches; the estimator itself without an inferer.
 
-    The noise that patches agree on steers one sampler of the whole volume, whose noise is sampled once.
+    The blended noise of the patches drives one sampler of the entire volume, whose noise is sampled once.
 
     Args:
         estimator: (noisy, gamma, condition or None) -> noise, such as a `NoiseEstimator`.
-        inferer: how it is divided, or None.
+        inferer: how the volume is divided, or None.
         stride: the estimator's.
     """
     if inferer is None:
@@ -143,8 +143,8 @@ def axis_windows(extent: int, size: int, overlap: float, multiple: int = 1) -> l
 
     Args:
         extent: voxels of the axis, a multiple of `multiple`.
-        size: voxels of a window; taken up to a multiple of `multiple` (two of them at least) and down to `extent`.
-        overlap: fraction of the window that neighbors have in common at least.
+        size: voxels of a window; rounded up to a multiple of `multiple` (at least two of them) and limited to `extent`.
+        overlap: minimum fraction of the window that neighbors have in common.
         multiple: windows start at multiples of it.
     """
     size = min(max(-(-size // multiple), 2 if multiple > 1 else 1) * multiple, extent)

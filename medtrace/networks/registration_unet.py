@@ -25,13 +25,14 @@ class RegistrationUNet(nn.Module):
     and a residual block of two, both normalized by groups of channels, which works down to a grid of one voxel and
     lets R find large shifts several times sooner than no normalization. On the way up the features are interpolated
     linearly and joined with the encoder's. The last convolution starts at zero, so the untrained network deforms
-    nothing. Grids that the downsampling do not divide are padded by their border values and the result cropped back.
+    nothing. Grids that the downsampling does not divide are padded with their border values and the result cropped
+    back.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of each image.
         channels: features of each level, finest first; multiples of 4 with the default `norm`.
-        downsampling: end on a grid halved so many times and interpolate the displacement linearly to the images',
+        downsampling: end on a grid halved this many times and interpolate the displacement linearly to the images',
             which makes it smooth and cheap; less than the number of levels.
         norm: MONAI's name of the normalization; None for none.
 

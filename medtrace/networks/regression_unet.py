@@ -25,11 +25,11 @@ class RegressionUNet(nn.Module):
         channels: features per level; each level but the first halves the grid.
         num_res_units: residual units per level.
         dropout: probability of dropout.
-        refine: let the U-Net give `channels[0]` features, and two convolutions make the image of them and of the input
-            at full resolution. Without, all passes through as many normalized channels as the output has, which
-            learns slowly and blurs.
-        curve: add an `IntensityTable` of the input before the output is bounded, so that the U-Net learns what
-            the intensity curve of a voxel does not tell.
+        refine: let the U-Net give `channels[0]` features, from which, together with the input, two convolutions make
+            the image at full resolution. Without it, everything passes through as many normalized channels as the
+            output has, which learns slowly and blurs.
+        curve: add an `IntensityTable` of the input before the output is bounded, so that the U-Net learns what the
+            intensity curve of a voxel does not explain.
 
     Example:
         >>> import torch

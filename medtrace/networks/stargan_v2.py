@@ -78,8 +78,8 @@ class StyledGenerator(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         image_channels: channels of image and translation.
-        channels: features on the image's own grid; they double with each halving.
-        downsamplings: halvings.
+        channels: features on the image's own grid; they double with each downsampling.
+        downsamplings: number of downsampling steps.
         style_channels: length of the style.
     """
 
@@ -119,7 +119,7 @@ class MappingNetwork(nn.Module):
         style_channels: length of the style.
         num_domains: how many.
         hidden_channels: width of the layers.
-        depth: shared layers, and layers of a domain.
+        depth: number of shared layers, and of each domain's own layers.
 
     Example:
         >>> MappingNetwork(4, 8, num_domains=2, hidden_channels=8)(torch.zeros(3, 4), 1).shape
@@ -162,8 +162,8 @@ class DomainHeads(nn.Module):
         image_channels: channels of the image.
         out_features: features of a domain's layer.
         num_domains: how many.
-        channels: features on the image's own grid; they double with each halving.
-        downsamplings: halvings.
+        channels: features on the image's own grid; they double with each downsampling.
+        downsamplings: number of downsampling steps.
     """
 
     def __init__(
@@ -197,17 +197,17 @@ class DomainHeads(nn.Module):
 class StarGANv2(nn.Module):
     """One generator of two or more domains, steered by styles (Choi et al. 2020).
 
-    Called with a source it gives a translation to domain 1 in that domain's central style: the mean over 64 fixed draws
-    of noise, so that one image has one translation.
+    Called with a source it gives a translation to domain 1 in that domain's central style: the mean over 64 fixed noise
+    samples, so that one image has one translation.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the source.
-        out_channels: as many: one generator has all domains.
-        num_domains: how many; a training of pairs has source 0 and target 1.
-        channels: features of all networks on the image's own grid; they double with each halving.
-        downsamplings: halvings of the generator.
-        assessing_downsamplings: halvings of style encoder and discriminator.
+        out_channels: the same number: one generator has all domains.
+        num_domains: number of domains; in a training of pairs the source is 0 and the target 1.
+        channels: features of all networks on the image's own grid; they double with each downsampling.
+        downsamplings: downsampling steps of the generator.
+        assessing_downsamplings: downsampling steps of style encoder and discriminator.
         style_channels: length of a style.
         noise_channels: length of the noise of a style.
         hidden_channels: width of the mapping network.
@@ -243,7 +243,7 @@ class StarGANv2(nn.Module):
         if in_channels != out_channels:
             raise ValueError(
                 f"out_channels: expected in_channels={in_channels}, as one generator has all domains, received"
-                f" {out_channels}; take a method of unequal channels, such as gcgan or cyclegan"
+                f" {out_channels}; use a method for unequal channels, such as gcgan or cyclegan"
             )
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels

@@ -48,10 +48,10 @@ class TraceTrans(nn.Module):
         norm: MONAI's name of the normalization, such as "batch"; by default per instance, with scale and shift.
         shared_encoder: whether both decoders read one encoder; False gives two separate networks (the
             paper's ablation, Table 3).
-        velocity_downsampling: how often the velocity's grid is halved against the image's; it is interpolated linearly.
-            0 is the paper's; a coarser velocity is smoother and cheaper.
+        velocity_downsampling: how often the velocity's grid is halved relative to the image's; it is interpolated
+            linearly. 0 is the paper's; a coarser velocity is smoother and cheaper.
         curve: y_trans = tanh(g(e(x)) + c(y_warp)) with an `IntensityTable` c, so that g learns what the intensity curve
-            of the warped source does not tell. The field learns nothing from it. The paper has none.
+            of the warped source does not explain. The field learns nothing from it. The paper has none.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -99,7 +99,7 @@ class TraceTrans(nn.Module):
             source: (B, in_channels, *spatial), in [-1, 1].
             deform: whether to run the velocity stream; without it `ddf` and `velocity` are zero and `warped` is
                 the source.
-            inferer: takes the volume to the networks in patches; the velocity that they blend to is exponentiated once.
+            inferer: passes the volume through the networks in patches; the blended velocity is exponentiated once.
 
         Returns:
             The translated image, the warped source, its displacement and velocity.
@@ -155,7 +155,7 @@ class DualDecoderGAN(nn.Module):
         integration_steps: squarings of the exponential.
         norm: MONAI's name of the normalization.
         shared_encoder: whether both decoders read one encoder.
-        velocity_downsampling: how often the velocity's grid is halved against the image's.
+        velocity_downsampling: how often the velocity's grid is halved relative to the image's.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: convolutions of each discriminator after the first.
         curve: add a learned intensity curve of the warped source; see `TraceTrans`.

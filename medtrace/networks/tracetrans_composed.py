@@ -43,10 +43,10 @@ class ComposedTraceTrans(nn.Module):
     TraceTrans's, and so is the field (Eq. 1-6); its image y_trans = tanh(g(e(x))) may copy the edges of x where the
     field says that they have moved. Here an edge reaches the image by way of the warped source: the curve c
     (`IsotropicCurve`) sees isotropic features of x∘φ alone, which cannot displace it, and δ, which a loss keeps sparse,
-    is all that is added. S is a dead zone (`dead_zone`): what is short is no motion.
+    is all that is added. S is a dead zone (`dead_zone`): short vectors count as no motion.
 
     Velocity and δ start at zero, so that the untrained image is the source, smoothed by half a voxel. Grids that
-    2^levels does not divide are padded by their border values and the results cropped back.
+    2^levels does not divide are padded with their border values and the results cropped back.
 
     Args:
         spatial_dims: 2 or 3.
@@ -55,9 +55,9 @@ class ComposedTraceTrans(nn.Module):
         channels: the encoder's output channels, one entry per downsampling.
         integration_steps: squarings of the exponential.
         norm: MONAI's name of the normalization.
-        velocity_downsampling: how often the velocity's grid is halved against the image's.
+        velocity_downsampling: how often the velocity's grid is halved relative to the image's.
         dead_zone: ends of the velocity's dead zone in voxels, while it is trained; (0, 0) is none.
-        inference_dead_zone: likewise in evaluation mode; None is as in training.
+        inference_dead_zone: likewise in evaluation mode; None means as in training.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -105,7 +105,7 @@ class ComposedTraceTrans(nn.Module):
 
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
-            inferer: takes the volume to the networks in patches; the velocity that they blend to is exponentiated once.
+            inferer: passes the volume through the networks in patches; the blended velocity is exponentiated once.
 
         Returns:
             The image with its parts; the field learns nothing from any of them but `warped`, `ddf` and `velocity`.

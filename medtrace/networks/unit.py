@@ -18,32 +18,32 @@ from medtrace.networks.coded_backbone import CodedBackbone, check_count
 class UNIT(CodedBackbone):
     """Translate through a latent space of both domains, each with a variational autoencoder (Liu et al. 2017).
 
-    An encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalized per instance; a
-    decoder residual blocks, nearest-neighbor doublings with 5-wide convolutions and layer normalization, and a
-    7-wide convolution into a tanh. The last `shared_blocks` residual blocks of the two encoders are one and the same
-    module, and so are the first ones of the two decoders.
+    An encoder is a 7-wide convolution, strided 4-wide ones and residual blocks, all normalized per instance; a decoder
+    has residual blocks, nearest-neighbor upsampling with 5-wide convolutions and layer normalization, and a 7-wide
+    convolution with tanh. The last `shared_blocks` residual blocks of the two encoders are one and the same module, and
+    so are the first ones of the two decoders.
 
-    A code is a gaussian of unit variance. `Code.content` is its mean, which the prior needs; `decode` adds the noise,
-    N(0, 1) by torch's global generator, in training mode only, so that each decoding of a code takes a draw of its
-    own and an evaluation is deterministic.
+    A code is a Gaussian of unit variance. `Code.content` is its mean, which the prior needs; `decode` adds the noise,
+    N(0, 1) from torch's global generator, in training mode only, so that each decoding of a code samples its own noise
+    and evaluation is deterministic.
 
-    Liu et al. use leaky ReLUs and no normalization; the widths, the normalization and the weights here are those of
-    the same authors' later settings, which RegGAN takes, with the sharing of the paper. Those settings also have a
-    perceptual term by a network trained on photographs; RegGAN leaves it out, and so does this.
+    Liu et al. use leaky ReLUs and no normalization; the widths, the normalization and the weights here are those of the
+    same authors' later settings, which RegGAN uses, with the sharing of the paper. Those settings also have a
+    perceptual term from a network trained on photographs; RegGAN leaves it out, and so does this.
 
     Args:
         spatial_dims: 2, as published, or 3.
         in_channels: channels of the source.
         out_channels: channels of the target.
         bidirectional: whether the target can be translated to the source too.
-        channels: channels at the image's own grid; they double with each halving.
-        downsamplings: downsampling from the image to its code.
+        channels: channels at the image's own grid; they double with each downsampling.
+        downsamplings: downsampling steps from the image to its code.
         num_blocks: residual blocks of each encoder and of each decoder, the shared ones included.
         shared_blocks: how many of them both domains share, 0 to `num_blocks`.
-        same_start: start both encoders with the same weights, and both decoders, where the domains have as many
-            channels: before the training a translation is then the reconstruction. Neither paper nor cycle says which
-            of the two ways round a translation is to be; without this cue a short training may end with the inverted
-            image, which cycle and reconstruction then hold in place.
+        same_start: start both encoders with the same weights, and both decoders, where the domains have the same number
+            of channels: before training, a translation is then the reconstruction. Neither the paper nor the cycle
+            determines whether a translation keeps or inverts the contrast; without this cue a short training may end
+            with the inverted image, which cycle and reconstruction then preserve.
         discriminator_channels: filters of each discriminator's first convolution.
         discriminator_layers: strided convolutions of each discriminator after the first.
         discriminator_scales: scales that each discriminator assesses.

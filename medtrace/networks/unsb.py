@@ -43,12 +43,12 @@ class BridgeGenerator(nn.Module):
     """Guess the end of the bridge from an image on it, the time and noise.
 
     A 7-wide convolution, strided ones, residual blocks whose normalizations take scale and shift from time and noise,
-    doublings with 5-wide convolutions, and a 7-wide convolution into a tanh.
+    upsampling steps with 5-wide convolutions, and a 7-wide convolution with tanh.
 
     Args:
         spatial_dims: 2 or 3.
         channels_of_image: channels of source and target.
-        channels: features on the image's own grid; they double with each halving.
+        channels: features on the image's own grid; they double with each downsampling.
         num_blocks: residual blocks, at least 1.
         downsamplings: strided convolutions.
         noise_channels: length of the noise.
@@ -105,7 +105,7 @@ class BridgeGenerator(nn.Module):
 
         Args:
             image: (B, C, *spatial), on the bridge.
-            time: (B,), how far, in [0, 1).
+            time: (B,), position on the bridge, in [0, 1).
             noise: (B, noise_channels).
         """
         _, crop = pad_to_multiple(image, self.stride, minimum=self.minimum)
@@ -165,7 +165,7 @@ class UNSB(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the source.
-        out_channels: as many: images of both domains lie on one bridge.
+        out_channels: the same number: images of both domains are on one bridge.
         steps: steps of the bridge.
         tau: τ.
         channels: features of the generator on the image's own grid.
@@ -173,7 +173,7 @@ class UNSB(nn.Module):
         downsamplings: strided convolutions of the generator.
         noise_channels: length of the generator's noise.
         mlp_channels: width of the hidden layer from time and noise to scales and shifts.
-        head_features: width of the heads that compare places.
+        head_features: width of the heads that compare positions.
         discriminator_channels: features of the first convolution of discriminator and energy.
         discriminator_layers: convolutions of both after the first.
 
@@ -210,7 +210,7 @@ class UNSB(nn.Module):
         if in_channels != out_channels:
             raise ValueError(
                 f"out_channels: expected in_channels={in_channels}, as a bridge leads from image to image, received"
-                f" {out_channels}; take a method of unequal channels, such as gcgan or cyclegan"
+                f" {out_channels}; use a method for unequal channels, such as gcgan or cyclegan"
             )
         self.steps = steps
         self.tau = tau
@@ -223,7 +223,7 @@ class UNSB(nn.Module):
         widths = (in_channels, *(channels * 2**level for level in range(downsamplings + 1)), *[bottom] * blocks)
         self.heads = PatchHeads(widths, head_features)
         self.discriminator = TimedPatches(spatial_dims, out_channels, discriminator_channels, discriminator_layers)
-        # Of two pairs (x(t), x₁) side by side.
+        # It reads two pairs (x(t), x₁), concatenated.
         self.energy = TimedPatches(spatial_dims, 4 * in_channels, discriminator_channels, discriminator_layers)
 
     def time(self, step: int, like: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ class UNSB(nn.Module):
 
         Args:
             source: (B, C, *spatial) in [-1, 1].
-            steps: how far, 0 to the bridge's steps; 0 gives the source twice.
+            steps: how many, 0 to the bridge's steps; 0 gives the source twice.
             draw: a shape (B, ...) → unit noise of it; by default torch's global generator.
         """
         draw = draw or (lambda shape: torch.randn(*shape, device=source.device))

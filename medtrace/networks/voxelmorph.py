@@ -29,9 +29,9 @@ class DiffeomorphicVoxelMorph(nn.Module):
     """Register a source to a target by a stationary velocity (Dalca et al. 2018; Balakrishnan et al. 2019).
 
     The velocity is deterministic: without the variational head of the former, as MetaRegNet's own U-Net. It comes from
-    MONAI's `VoxelMorphUNet`; the exponential does not come from MONAI's `DVF2DDF`, which continues fields by zeros
+    MONAI's `VoxelMorphUNet`; the exponential does not come from MONAI's `DVF2DDF`, which continues fields with zeros
     beyond the grid, so that a constant velocity shrinks at the border. The last convolution starts at zero: the
-    untrained network deforms nothing. Grids that the poolings do not divide are padded by their border values.
+    untrained network deforms nothing. Grids that the poolings do not divide are padded with their border values.
 
     Args:
         spatial_dims: 2 or 3.
@@ -40,7 +40,7 @@ class DiffeomorphicVoxelMorph(nn.Module):
         final_channels: filters of the convolutions after the U-Net.
         integration_steps: squarings of the exponential.
         velocity_downsampling: how often the velocity's grid is halved by averaging; it is interpolated linearly again.
-            The authors integrate on half the resolution.
+            The authors integrate at half the resolution.
 
     Raises:
         ValueError: if an argument is outside its range.

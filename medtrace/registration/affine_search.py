@@ -44,7 +44,7 @@ def refine_all(level: AlignmentLevel, starts: Sequence[Candidate], search: Searc
 
     Args:
         level: where to compare.
-        starts: whose matrices to change.
+        starts: the starts, whose matrices are changed.
         search: the parameters that may change.
     """
     if not level.information.compiled:

@@ -123,11 +123,11 @@ def align(
 
     At the coarsest of several resolutions, the headers' own alignment and orientations from all of space about the
     contents' centers are scored by normalized mutual information (Studholme et al., 1999), of any two contrasts; the
-    best are followed by L-BFGS, fewer and fewer of them as voxels shrink; few rotated ones if the best unrotated start
-    is convincing (see `CONVINCING`). "auto" continues to an affine map and uses it if it raises the information by more
-    than 1 %, as it does between two people, but not between one person's scans. If neither map raises the information
-    of the headers' own alignment by more than 1 %, that is kept. If the headers' start ends as well as another (to 1
-    %), it is used. The same images give identical bytes.
+    best are followed by L-BFGS, fewer and fewer of them as voxels shrink; only few rotated ones if the best unrotated
+    start is convincing (see `CONVINCING`). "auto" continues to an affine map and uses it if it raises the information
+    by more than 1 %, as it does between two people, but not between one person's scans. If neither map raises the
+    information of the headers' own alignment by more than 1 %, that is kept. If the headers' start ends as well as
+    another (to 1 %), it is used. The same images give identical bytes.
 
     Args:
         moving: (C, H, W) or (C, H, W, D), any range; channels are averaged.
@@ -200,7 +200,7 @@ def align_sides(
     Args:
         moving: see `levels.side`.
         fixed: likewise.
-        frame: where they lie.
+        frame: their coordinate frame.
         kind, seed_matrix, turns, finest, mirrored: as in `align`.
     """
     most = MOST_POINTS if finest is None else FIRST_POINTS
@@ -209,7 +209,7 @@ def align_sides(
     before = levels[-1].score(still)
     answer = partial(_answer, before=before, frame=frame, levels=levels, mirrored=mirrored)
     if kind == "none":
-        return answer(still, "none", "as the headers say, since no alignment was asked for", before, still, [])
+        return answer(still, "none", "as the headers say, since no alignment was requested", before, still, [])
     seeds = [("the headers", still)]
     if seed_matrix is not None:
         seeds.append(("the given matrix", frame.from_ras(seed_matrix)))
@@ -218,12 +218,12 @@ def align_sides(
     rigid = _preferred(ends, {name for name, _ in seeds})
     found = rigid.matrix, ends
     if kind == "rigid":
-        return answer(rigid.matrix, "rigid", "as asked for", rigid.score, *found)
+        return answer(rigid.matrix, "rigid", "as requested", rigid.score, *found)
     affine = _affine(levels, rigid, early, {name for name, _ in seeds})
     gain = (affine.score - rigid.score) / max(rigid.score - 1, 1e-9)
     result = f"the affine map raises the information that the images share by {100 * gain:.1f} %"
     if kind == "affine":
-        return answer(affine.matrix, "affine", f"as asked for; {result}", affine.score, *found)
+        return answer(affine.matrix, "affine", f"as requested; {result}", affine.score, *found)
     if gain > AFFINE_MARGIN:
         return answer(affine.matrix, "affine", f"{result}, more than {100 * AFFINE_MARGIN:g} %", affine.score, *found)
     moved = (rigid.score - before) / max(before - 1, 1e-9)

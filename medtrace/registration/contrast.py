@@ -96,7 +96,7 @@ def choose_similarity(similarity: str, contrast: ContrastRelation) -> tuple[str,
             doubts = f"; but the images look like two contrasts ({signs}), for which mutual information is safer"
         if similarity == "mse" and contrast.correlation < ONE_CONTRAST:
             doubts = f"; but the images look like two contrasts (correlation {contrast.correlation:.2f})"
-        return similarity, f"as asked for{doubts}"
+        return similarity, f"as requested{doubts}"
     if contrast.one_sign >= ONE_SIGN:
         return "lncc", f"local correlation, since the images are of one contrast or its inverse: {signs}"
     return "mi", f"mutual information, since the images are of two contrasts: only {signs}"

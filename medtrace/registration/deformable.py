@@ -49,7 +49,7 @@ class Deformable:
         iterations: maximum iterations on the levels from coarse to fine; the last is the full resolution, and coarser
             ones that would leave an axis too short are left out.
         tolerance: a level ends when its similarity has risen by less than this fraction in 8 iterations; 0 for never.
-        floor: of a window's variance, in squared intensities of the image from 0 to 1: what lies below is noise.
+        floor: floor of a window's variance, in squared intensities of the image from 0 to 1: what is below is noise.
         unfolding: maximum number of rounds of smoothing where the field folds; 0 leaves folds.
     """
 
@@ -179,7 +179,7 @@ def deform_scaled(
         ValueError: if the weight is nowhere above 0, or the spacing is wrong.
     """
     if not bool((images.weight > 0).any()):
-        raise ValueError("mask: expected voxels outside of it, received a mask that covers the image")
+        raise ValueError("mask: expected voxels outside it, received a mask that covers the image")
     settings, fixed = settings or Deformable(), images.fixed
     shape = fixed.shape[1:]
     sizes = tuple(float(size) for size in (spacing or (1.0,) * len(shape)))

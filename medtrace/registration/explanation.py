@@ -58,7 +58,7 @@ def explain(verdict: Verdict, alignment: Alignment) -> tuple[Line, ...]:
 
 def _coverage(figures: Figures, _: Alignment) -> str:
     fraction, asked = 100 * figures["covered_share"], 100 * COVERED[0]
-    return f"{fraction:.0f} % of the fixed content has a counterpart (asked: {asked:.0f} %)"
+    return f"{fraction:.0f} % of the fixed content has a counterpart (required: {asked:.0f} %)"
 
 
 def _similarity(figures: Figures, _: Alignment) -> str:
@@ -72,8 +72,8 @@ def _similarity(figures: Figures, _: Alignment) -> str:
 def _field(figures: Figures, _: Alignment) -> str:
     return (
         f"smallest Jacobian {figures['smallest_jacobian']:.2g}, of the inverse"
-        f" {figures['smallest_jacobian_of_inverse']:.2g} (asked: {JACOBIAN[0]:g}); the inverse misses by"
-        f" {figures['inverse_error_voxels']:.2f} voxels at most (asked: {INVERSE_VOXELS[0]:g}),"
+        f" {figures['smallest_jacobian_of_inverse']:.2g} (required: {JACOBIAN[0]:g}); the inverse is off by"
+        f" {figures['inverse_error_voxels']:.2f} voxels at most (allowed: {INVERSE_VOXELS[0]:g}),"
         f" {figures['inverse_error_mm']:.3f} mm on average; mean displacement {figures['displacement_mm']:.1f} mm"
     )
 
@@ -82,14 +82,14 @@ def _alignment(figures: Figures, alignment: Alignment) -> str:
     if alignment.kind == "none":
         return alignment.reason
     return (
-        f"{alignment.kind}: turned by {figures['rotation_degrees']:.0f}°, shifted by"
-        f" {alignment.plausibility.shift_mm:.0f} mm, lengths {figures['scale']:.2f}-fold, one direction"
-        f" {figures['stretch']:.2f} times another; {alignment.reason}"
+        f"{alignment.kind}: rotated by {figures['rotation_degrees']:.0f}°, shifted by"
+        f" {alignment.plausibility.shift_mm:.0f} mm, lengths scaled by {figures['scale']:.2f}, largest over"
+        f" smallest scaling {figures['stretch']:.2f}; {alignment.reason}"
     )
 
 
 def _starts(figures: Figures, _: Alignment) -> str:
-    asked = f"asked: {AGREEMENT[0] * figures['content_radius_mm']:.0f} mm"
+    asked = f"allowed: {AGREEMENT[0] * figures['content_radius_mm']:.0f} mm"
     if "other_start_gain" in figures:
         return (
             f"an alignment would move the image by {figures['other_start_mm']:.1f} mm and raise the shared information"

@@ -56,7 +56,7 @@ def independent_registration(
         iterations: steps of L-BFGS-B at each resolution ("simpleitk").
         region: boolean (B, 1, *spatial), the voxels of `image` that count ("simpleitk"); None for all.
         samples: maximum number of voxels used, regularly spaced ("simpleitk"); None for all.
-        evaluations: of the mutual information at each resolution, at most ("simpleitk").
+        evaluations: maximum number of evaluations of the mutual information at each resolution ("simpleitk").
 
     Returns:
         Displacement (B, spatial_dims, *spatial) in voxels on the grid of `image`, pull convention, float32.

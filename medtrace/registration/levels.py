@@ -36,9 +36,9 @@ class AlignmentLevel:
         fixed: likewise.
         weight: (1, *spatial) of the fixed voxels.
         moving_weight: likewise of the moving ones, or None.
-        frame: where the images lie.
+        frame: the images' coordinate frame.
         factors: image voxels per voxel of the level, per axis, for moving and fixed.
-        most: fixed voxels that are compared.
+        most: maximum number of fixed voxels that are compared.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class AlignmentLevel:
         self.fixed_middle, self.moving_middle = _middle(coarse_fixed, self.to_fixed), _middle(coarse_moving, to_moving)
         self.radius = max(float(np.sqrt(np.trace(spread))), self.edge)
         self.spread = spread
-        # Outside the moving grid lies a rim with the border's typical value.
+        # Outside the moving grid is a rim with the border's typical value.
         padded = F.pad(coarse_moving, (1, 1) * self.dims, value=_rim(coarse_moving[0]))[0]
         parted = None if moving_share is None else F.pad(moving_share, (1, 1) * self.dims, value=1.0)[0]
         self.from_moving = np.linalg.inv(to_moving @ _shift(self.dims, -1.0))
@@ -147,8 +147,8 @@ def make_levels(moving: Side, fixed: Side, frame: Frame, most: int = MOST_POINTS
     Args:
         moving: image on its own grid.
         fixed: likewise.
-        frame: where they lie.
-        most: fixed voxels that are compared at any but the coarsest.
+        frame: their coordinate frame.
+        most: maximum number of fixed voxels that are compared at any but the coarsest.
     """
     still, moved = fixed.image, moving.image
     weight = torch.ones_like(still) if fixed.weight is None else fixed.weight

@@ -91,11 +91,11 @@ def register_images(
             `held_out.supported`); it is then estimated three times.
 
     Returns:
-        See `Registration`; look at its verdict. torch is kept at one thread meanwhile (see `threads.own_pool`).
+        See `Registration`; look at its verdict. torch uses one thread meanwhile (see `threads.own_pool`).
 
     Raises:
-        TypeError, ValueError: if a shape, a type or a number is wrong or, by their headers, the images do not overlap
-            where no alignment is sought or are farther apart than their size.
+        TypeError, ValueError: if a shape, a type or a number is wrong or, according to their headers, the images do not
+            overlap where no alignment is requested or are farther apart than their size.
 
     Example:
         >>> fixed = torch.zeros(1, 48, 48)
@@ -126,7 +126,7 @@ def register_images(
     if _needless(pair, deformation, contrast.texture):
         still = torch.zeros_like(deformation.ddf)
         deformation = Deformation(still, still, 0.0, deformation.levels, 0, 0)
-        reason = f"{reason}; but the deformation was left out, since the aligned images are more alike without it"
+        reason = f"{reason}; but the deformation was left out, since the aligned images are more similar without it"
     evidence = None
     if held_out:
         deformation, evidence = supported(pair, deformation, chosen)
@@ -179,7 +179,7 @@ def _settings(
         settings = settings if isinstance(settings, Deformable) else settings(pair.spacing)
         return replace(settings, similarity=chosen), reason
     if similarity == "auto" and contrast.weak:
-        text = f"stiff, in large windows: shapes are alike and texture is not ({contrast.texture:.2f} of 1)"
+        text = f"stiff, in large windows: shapes are similar and texture is not ({contrast.texture:.2f} of 1)"
         return weak_likeness(pair.spacing), text
     return replace(Deformable(), similarity=chosen), reason
 
@@ -188,7 +188,7 @@ def check_apart(frame: Frame, moving: torch.Size, fixed: torch.Size, kind: str) 
     """Check that two grids are close enough to be registered.
 
     Raises:
-        ValueError: if they do not overlap and no alignment is sought, or lie farther apart than they are large.
+        ValueError: if they do not overlap and no alignment is requested, or are farther apart than their size.
     """
     boxes = []
     for affine, shape in ((frame.moving, moving), (frame.fixed, fixed)):
@@ -199,13 +199,13 @@ def check_apart(frame: Frame, moving: torch.Size, fixed: torch.Size, kind: str) 
     largest = max(float(np.linalg.norm(high - low)) for low, high in boxes)
     if gap > 0 and kind in ("none", "given"):
         raise ValueError(
-            f"moving: expected images that overlap, received two that lie {gap:.0f} mm apart by their headers; align"
-            " them first, or mend a header"
+            f"moving: expected images that overlap, received two {gap:.0f} mm apart by their headers; align"
+            " them first, or correct a header"
         )
     if gap > largest:
         raise ValueError(
-            f"moving_affine: expected images of one place, received two that lie {gap:.0f} mm apart by their headers,"
-            f" more than their size of {largest:.0f} mm; mend the header that is wrong"
+            f"moving_affine: expected images of the same place, received two {gap:.0f} mm apart by their headers,"
+            f" more than their size of {largest:.0f} mm; correct the header that is wrong"
         )
 
 

@@ -18,8 +18,8 @@ def scaled(image: Tensor, weight: Tensor | None = None) -> Tensor:
     """An image from 0 to 1 between the .5 and 99.5 percentiles of its tissue, per channel.
 
     Tissue is what differs from a background: a value that most of the border has, or else the minimum. A background
-    outside of those percentiles is kept separate: it becomes 0 or 1 itself, and the tissue takes the rest, at least
-    four fifths of the range.
+    outside those percentiles is kept separate: it becomes 0 or 1 itself, and the tissue gets the rest, at least four
+    fifths of the range.
 
     Args:
         image: (C, *spatial).

@@ -107,7 +107,7 @@ class Verdict(NamedTuple):
     def text(self) -> str:
         """One line for a person."""
         if not self.reasons:
-            return f"{self.grade}: {100 * self.figures['covered_share']:.0f} % covered, nothing speaks against it"
+            return f"{self.grade}: {100 * self.figures['covered_share']:.0f} % covered, no evidence against it"
         return f"{self.grade}: " + "; ".join(self.reasons)
 
 
@@ -255,13 +255,13 @@ def _regularity(figures: dict[str, float]) -> list[tuple[str, str]]:
         value = figures[name]
         text = f"the {what} folds (smallest Jacobian {value:.2g})" if value <= 0 else ""
         result += _below(
-            value, JACOBIAN, text or f"the {what} all but folds (smallest Jacobian {value:.2g})", equal=True
+            value, JACOBIAN, text or f"the {what} almost folds (smallest Jacobian {value:.2g})", equal=True
         )
     if figures["folds"] > 0 and figures["smallest_jacobian"] > 0:
         result.append(("FAIL", f"the field folds in {figures['folds']:.0f} voxels"))
     error = figures["inverse_error_voxels"]
     return result + _below(
-        -error, tuple(-one for one in INVERSE_VOXELS), f"the inverse misses by up to {error:.1f} voxels"
+        -error, tuple(-one for one in INVERSE_VOXELS), f"the inverse is off by up to {error:.1f} voxels"
     )
 
 
@@ -280,7 +280,7 @@ def _other(other: OtherStart, radius: float) -> list[tuple[str, str]]:
     fraction = -other.distance_mm / max(radius, 1e-9)
     bounds = tuple(-one for one in AGREEMENT)
     if other.gain is None:
-        text = f"aligned from the other side, the images lie {other.distance_mm:.0f} mm elsewhere"
+        text = f"aligned in the reverse direction, the images end up {other.distance_mm:.0f} mm elsewhere"
         return _below(fraction, bounds, text)
     if other.gain < (FAR_GAIN if fraction < bounds[1] else OTHER_GAIN):
         return []
@@ -292,10 +292,10 @@ def _other(other: OtherStart, radius: float) -> list[tuple[str, str]]:
 
 def _contrast(similarity: str, contrast: ContrastRelation) -> list[tuple[str, str]]:
     if similarity == "mse" and contrast.correlation < ONE_CONTRAST:
-        text = f"squared differences were followed, but of two contrasts (correlation {contrast.correlation:.2f})"
+        text = f"squared differences were minimized, but of two contrasts (correlation {contrast.correlation:.2f})"
         return [("FAIL" if contrast.correlation < NO_CONTRAST else "WARN", text)]
     if similarity == "lncc" and contrast.one_sign < ONE_SIGN:
-        return [("WARN", "local correlation was followed, but the images look like two contrasts")]
+        return [("WARN", "local correlation was maximized, but the images look like two contrasts")]
     return []
 
 
@@ -312,14 +312,14 @@ def likeness(figures: dict[str, float], by_shapes: bool) -> list[tuple[str, str]
     """Findings on similarity; `by_shapes`: texture does not correspond, and shapes determined where the images
     belong."""
     before, after = figures["correlation_aligned"], figures["correlation_after"]
-    result = _below(after, CORRELATION, f"little is alike after it (squared local correlation {after:.2f})")
+    result = _below(after, CORRELATION, f"hardly similar after registration (squared local correlation {after:.2f})")
     names = ("working_information_aligned", "working_information_after")
     shared = [figures[name] for name in names]
     if (1 - LOST) * (shared[0] - 1) <= shared[1] - 1 < GAINED * (shared[0] - 1) and after < UNLIKE:
         text = f"the deformation hardly raises the shared information ({shared[0]:.3f}, then {shared[1]:.3f})"
         result.append(("WARN", text))
     if after < UNLIKE and figures["sharpness"] < SHARP and figures["sharpness_of_fixed"] >= REVEALING:
-        text = f"the images share hardly more information ({figures['sharpness']:.1f}-fold) than a little shifted"
+        text = f"the images share hardly more information ({figures['sharpness']:.1f}-fold) than slightly shifted"
         # Images similar only in shape are not much less similar after a small shift.
         result.append(("WARN", f"{text}; their shapes agree, their texture does not") if by_shapes else ("FAIL", text))
     if shared[1] - 1 < (1 - LOST) * (shared[0] - 1):
@@ -327,7 +327,7 @@ def likeness(figures: dict[str, float], by_shapes: bool) -> list[tuple[str, str]
         result.append(("FAIL", text))
     if after < (1 - LOST) * before:
         result.append(
-            ("FAIL", f"the images are less alike than before (local correlation {before:.2f}, then {after:.2f})")
+            ("FAIL", f"the images are less similar than before (local correlation {before:.2f}, then {after:.2f})")
         )
     return result
 

@@ -45,8 +45,8 @@ def certificate_of(folder: str | os.PathLike) -> dict[str, Any] | None:
     """The certificate of a trace's folder, if one lies beside it or, as certificate.json, in it.
 
     Returns:
-        As `read_certificate`, with "stale": whether the trace's files are others than those that were certified. None
-        where there is no certificate.
+        As `read_certificate`, with "stale": whether the trace's files differ from those that were certified. None if
+        there is no certificate.
 
     Raises:
         ValueError: if there is one that cannot be read.
@@ -70,7 +70,7 @@ def read_certificate(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected one of `medtrace certify --out`")
+        raise FileNotFoundError(f"{path}: no such file; expected a file that `medtrace certify --out` wrote")
     try:
         certificate = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -94,11 +94,11 @@ def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
 
     Provenance is shown where the certificate has it; "stale" (see `certificate_of`) is reported beside the verdict.
 
-    The statuses are reported by words and marks as well as by color. The colors of text and ground are the page's,
-    light or dark.
+    Statuses are shown by words and marks as well as by color. The colors of text and background are the page's, light
+    or dark.
 
     Args:
-        certificate: as `read_certificate` or `Certificate.as_dict` gives it.
+        certificate: as `read_certificate` or `Certificate.as_dict` returns it.
         style: put the style sheet (`STYLE`) before it.
     """
     rows = "".join(_row(check) for check in certificate["checks"])
@@ -117,8 +117,8 @@ def certificate_html(certificate: Mapping[str, Any], style: bool = True) -> str:
 
 _MEANING = {
     "PASS": "No check found a reason to doubt this result. That does not make it right.",
-    "WARN": "Believe it with care: at least one check found a reason for doubt.",
-    "FAIL": "Do not believe it: at least one check is beyond its FAIL limit.",
+    "WARN": "Treat it with caution: at least one check found a reason for doubt.",
+    "FAIL": "Do not trust it: at least one check exceeds its FAIL limit.",
 }
 
 
@@ -126,7 +126,7 @@ def certificate_words(certificate: Mapping[str, Any]) -> list[str]:
     """The certificate in sentences: what the verdict means, what spoke against the result, and what nobody looked at.
 
     Args:
-        certificate: as of `certificate_html`.
+        certificate: as for `certificate_html`.
 
     Example:
         >>> check = {"name": "folding", "status": "FAIL", "reason": "3 voxels fold", "figures": {}, "limits": {}}

@@ -42,7 +42,7 @@ def curve_figure(
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a file holds no epoch, or no file holds a term.
+        ValueError: if a file contains no epoch, or no file contains a term.
     """
     files = {"": histories} if isinstance(histories, (str, os.PathLike)) else dict(histories)
     tables = {name: _history(Path(path)) for name, path in files.items()}

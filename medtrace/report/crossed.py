@@ -23,7 +23,7 @@ def crossed_table(
     """Write measures of a design with two factors as a Markdown table.
 
     Args:
-        cells: line → column → measured values, each a number or a `Summary`, by key. A cell that is missing is a dash.
+        cells: line → column → measured values, each a number or a `Summary`, by key. A missing cell is a dash.
         measures: key → heading.
         blocks: what makes a block of lines: "line" puts the measures of one line below each other, "measure" the lines
             of one measure.

@@ -22,7 +22,7 @@ def distribution_figure(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> 
             all panels; a panel whose measure a row does not have leaves its line empty.
 
     Returns:
-        A figure for `save_figure`, panels two beside each other.
+        A figure for `save_figure`, with two panels side by side.
 
     Raises:
         ValueError: if there is no value.

@@ -30,8 +30,8 @@ def panel_axes(figure: Figure, count: int, columns: int, *, share_x: bool = Fals
     """Axes row by row, the last row in the middle of the page where it is shorter: no cell stays empty.
 
     Args:
-        figure: that they are added to.
-        count: number of the panels.
+        figure: the figure to which they are added.
+        count: number of panels.
         columns: panels per row at most; rows are filled evenly.
         share_x: whether they share their horizontal axis.
 

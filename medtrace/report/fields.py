@@ -78,7 +78,8 @@ def field_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | None 
 def jacobian_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | None = None) -> Figure:
     """Draw the logarithm to base 2 of the Jacobian of `ddf`, folded voxels as black crosses on white.
 
-    Args, Returns: as for `grid_figure`. Below 0 tissue has grown: the translation's voxel reads less than a voxel.
+    Args, Returns: as for `grid_figure`. Below 0, tissue has grown: a voxel of the translation reads less than one of
+    the source.
     """
     view = _view(trace, plane, index)
     figure, (axis,) = _axes(view, trace, 1)
@@ -105,7 +106,7 @@ def ledger_figure(
 
     Returns:
         A figure for `save_figure`. Columns that the trace does not have are left out; across units there is no change,
-        and the deformation has the source's unit and colors of its own.
+        and the deformation has the source's unit and its own colors.
     """
     ledger = trace.ledger(target)
     change = None if ledger.summary.change is None else trace.image - trace.source

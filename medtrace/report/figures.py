@@ -1,6 +1,6 @@
 """Figures of traces and results, drawn without matplotlib's global state.
 
-Anatomy is gray and is on the page as `View` says. Amounts are drawn in cividis, signed changes in a diverging map
+Anatomy is gray and oriented as `View` describes. Amounts are drawn in cividis, signed changes in a diverging map
 that is white at 0 and symmetric about it, categories in colors that color-blind readers distinguish (Okabe and
 Ito).
 """
@@ -83,8 +83,8 @@ def trace_figure(
 
     Panels, in this order: source; predicted image; target; source warped by the field; Sobel edges of the warped
     source (blue) and of the prediction (orange), white where both agree; the warped source under a grid of
-    straight lines that was drawn on the source and carried along; length of the displacement in mm; appearance
-    change; residual; error (target − prediction). Panels of what the trace or the caller does not have are left
+    straight lines that was drawn on the source and deformed with it; length of the displacement in mm; appearance
+    change; residual; error (target − prediction). Panels for which the trace or the caller has no data are left
     out.
 
     Args:
@@ -96,10 +96,10 @@ def trace_figure(
             every voxel weighted with its brightness above the image's darkest.
         window: intensities that are black and white; by default the .5 and 99.5 percentiles of all the anatomical
             panels together.
-        grid_step: distance of the grid's lines in mm; by default a twentieth of the longer side.
+        grid_step: spacing of the grid's lines in mm; by default a twentieth of the longer side.
         columns: panels per row.
         edges: whether to draw the edges.
-        image_name: what the translated image is called, where it is not a prediction.
+        image_name: what the translated image is called, if it is not a prediction.
 
     Returns:
         A figure for `save_figure`.
@@ -231,14 +231,14 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) ->
 
     Args:
         figure: what to write.
-        path: its folder is made where missing; the file appears complete or not at all.
+        path: its folder is created if missing; the file appears complete or not at all.
         dpi: pixels per inch of a PNG and of the pictures inside the others.
 
     Returns:
         The path. The same figure gives the same bytes: no date is written.
 
     Raises:
-        ValueError: if the suffix is another one.
+        ValueError: if the suffix is not one of these.
     """
     target = Path(path)
     check_choice("path's suffix", target.suffix, SUFFIXES)

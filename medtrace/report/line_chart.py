@@ -21,7 +21,7 @@ def line_chart(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -
     Args:
         title: above the chart.
         lines: name → points (epoch, value); values that are not finite are left out, and so are points of long lines
-            that no eye could distinguish.
+            that are too close to distinguish.
 
     Returns:
         An `<svg>` element.

@@ -58,7 +58,7 @@ def overview(cases: Sequence[OverviewCase], title: str, thumbnails: str = "") ->
         thumbnails: what the thumbnails show, in a few words.
 
     Returns:
-        A page that needs nothing but the thumbnails that it names.
+        A page that needs only the thumbnails to which it refers.
 
     Raises:
         ValueError: if a verdict is unknown.

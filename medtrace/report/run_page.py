@@ -31,13 +31,13 @@ class Progress:
 
     Attributes:
         title: title of the method.
-        state: what it does.
-        epoch: epochs that are done.
-        max_epochs: that are planned.
+        state: its state.
+        epoch: completed epochs.
+        max_epochs: planned epochs.
         left: time left in words, while it runs.
         best: the best validation in words, if there is one.
-        reason: why it ended before its time.
-        resume: the command that continues with it.
+        reason: why it ended early.
+        resume: the command that continues it.
     """
 
     title: str
@@ -53,8 +53,8 @@ class Progress:
 def write_run_page(run: Path, progress: Progress) -> Path:
     """Write `run.html` from `history.csv`, `samples/` and `run.json` of a run folder; all of it or nothing.
 
-    The page needs nothing but itself. While the training runs it loads itself anew every 15 seconds, and says so if
-    nothing was written for long.
+    The page is self-contained. While the training runs, it reloads itself every 15 seconds, and says so if nothing has
+    been written for a long time.
 
     Returns:
         The path.
@@ -122,7 +122,7 @@ def _charts(lines: Mapping[str, list[tuple[float, float]]]) -> list[str]:
     for name in others:
         groups[name.replace("_", " ")] = {name: lines[name]}
     charts = "".join(f"<figure>{line_chart(title, group)}</figure>" for title, group in groups.items())
-    return [f'<div class="charts">{charts}</div>'] if groups else ["<p>No epoch is done yet.</p>"]
+    return [f'<div class="charts">{charts}</div>'] if groups else ["<p>No epoch has finished yet.</p>"]
 
 
 def _samples(run: Path) -> str:
@@ -135,7 +135,7 @@ def _samples(run: Path) -> str:
         for epoch, path in sorted(result, reverse=True)
     ]
     return (
-        "<h2>Validation cases</h2><p>Source, target, prediction; one case a row.</p>"
+        "<h2>Validation cases</h2><p>Source, target, prediction; one case per row.</p>"
         f'<div class="samples">{"".join(pictures)}</div>'
     )
 
@@ -179,7 +179,7 @@ function watch() {
   const minutes = Math.floor((Date.now() / 1000 - written) / 60);
   const note = document.getElementById("stale");
   note.hidden = minutes < 10;
-  note.textContent = `Nothing was written for ${minutes} minutes: a long epoch, or the training was killed.`;
+  note.textContent = `Nothing has been written for ${minutes} minutes: a long epoch, or the training was killed.`;
 }
 watch();
 setInterval(watch, 10000);

@@ -33,7 +33,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is of another kind or cannot be read.
+        ValueError: if it is of another format or cannot be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,7 +49,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if isinstance(content, dict) and all(isinstance(value, dict) for value in content.values()):
         content = [{"name": name, **row} for name, row in content.items()]
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise ValueError(f"{path}: expected a list of objects or an object of objects; write it so")
+        raise ValueError(f"{path}: expected a list of objects or an object of objects; rewrite it in that form")
     return [{key: _summary_or_self(value) for key, value in row.items()} for row in content]
 
 
@@ -178,7 +178,7 @@ def _fixed(value: float, places: int) -> str:
     if not math.isfinite(value):
         return _MISSING if math.isnan(value) else ("∞" if value > 0 else "−∞")
     if value != 0 and abs(value) < 0.5 * 10.0**-places:
-        return f"{value:.1e}"  # a small number is not nought
+        return f"{value:.1e}"  # a small number is not zero
     return f"{value:.{places}f}"
 
 

@@ -20,7 +20,7 @@ def thumbnail(trace: Trace, target: Tensor | None = None) -> bytes:
 
     Args:
         trace: 2D or 3D; color images of three channels are shown in color.
-        target: (C, *spatial) on the image's grid, instead of the image, such as what a registration was to reach.
+        target: (C, *spatial) on the image's grid, instead of the image, such as the target of a registration.
 
     Returns:
         The file's bytes: 144 pixels high, each image in its own window.

@@ -35,7 +35,7 @@ def trust_figure(trace: Trace, *, plane: PlaneName = "axial", index: int | None 
     residual = trace.ledger().residual
     if trace.interval is None or trace.unexplained is None or residual is None:
         raise ValueError(
-            "trace: expected an interval, marks and a residual, received a trace without; calibrate its run by"
+            "trace: expected an interval, marks and a residual, received a trace without them; calibrate its run with"
             " `medtrace calibrate intensity` and translate again"
         )
     view = view_of(trace.affine, tuple(trace.image.shape[1:]), plane, index, trace.unexplained[0])

@@ -1,7 +1,7 @@
 """The finished result of a case on disk: recognized by what went in and what came out, not by being there.
 
 A case's folder appears complete or not at all. Its `case.json` holds a key, the digest of everything that the result
-follows from (the bytes of the inputs, the settings, the version), and size and digest of every file of the result.
+depends on (the bytes of the inputs, the settings, the version), and size and digest of every file of the result.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _is_as_written(file: Path, seen: Mapping[str, Any]) -> bool:
 def atomic_case(folder: Path, key: str) -> Iterator[Path]:
     """A temporary folder that becomes `folder`, with its record, when all went well.
 
-    An earlier result there is replaced. Where another process finished the same case meanwhile, its result stays.
+    An earlier result there is replaced. If another process has finished the same case meanwhile, its result stays.
     """
     make_directory(folder.parent)
     with workspace(folder.parent, None, folder) as space:

@@ -29,15 +29,15 @@ def atomic_directory(
 ) -> Iterator[Path]:
     """A new folder of the same name whose content is that of `folder` when all went well.
 
-    A folder that is missing appears by one renaming. One that exists stays the same folder (with its rights, mounted or
-    behind a symbolic link): its new files take the place of the old ones one after the other, `last` last, and a
-    process that is killed meanwhile leaves the old ones to the next run. What came into it meanwhile from elsewhere
-    stays, and is refused.
+    A missing folder appears by a single rename. An existing one stays the same folder (with its permissions, mounted or
+    behind a symbolic link): its new files replace the old ones one after the other, `last` last, and a process that is
+    killed meanwhile leaves the old ones to the next run. Anything that others put into it meanwhile stays, and is
+    refused.
 
     Args:
         folder: the output; see `reserve_folder`, which this joins if the place is reserved already.
         contents: what may be in it and is replaced; `new_or_empty` by default.
-        last: names without which the other files count for nothing.
+        last: names without which the other files are worthless.
         make_parents: see `reserve_folder`.
 
     Raises:
@@ -73,6 +73,6 @@ def _deliver(content: Path, held: Reservation, last: Sequence[str]) -> None:
         exchange(held.space, content, held.place, last)
         content.rmdir()
         return
-    # Renaming a folder fails, and rightly, where a file or a folder with content has appeared meanwhile.
+    # Renaming a folder rightly fails where a file or a folder with content has appeared in the meantime.
     os.rename(content, held.place)
     sync(held.place.parent)

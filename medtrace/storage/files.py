@@ -27,7 +27,7 @@ _FULL = 1 << 16
 def atomic_file(path: str | os.PathLike, *, make_parents: bool = False) -> Iterator[Path]:
     """A temporary path of the same name that takes the place of `path` when all went well, also after a power cut.
 
-    Only what writes the file belongs into the `with` block. A symbolic or hard link in the place of the file is
+    Only what writes the file belongs in the `with` block. A symbolic or hard link in the place of the file is
     replaced, and never written through. In a folder that is being made (`atomic_directory`) it is the path itself.
 
     Args:

@@ -1,9 +1,9 @@
 """Locks of the kernel, which end with the process that holds them, however that dies.
 
-The package filelock does less of what is needed here. A sweep locks only what exists
-(filelock makes the file that it locks), a refusal names the holder, and a file left behind is known as ours by what it
-says (filelock writes nothing). Where a file system knows no locks, filelock makes a file that outlives a killed process
-and then locks for good, or, told not to, fails; here such a file system has no lock, and `sure` says so.
+The package filelock lacks some of what is needed here. A sweep locks only what exists (filelock creates the file that
+it locks), a refusal names the holder, and a file left behind is recognized as ours by its content (filelock writes
+nothing). Where a file system has no locks, filelock creates a file that outlives a killed process and then locks for
+good, or, told not to, fails; here nothing is locked on such a file system, and `sure` says so.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Lock(NamedTuple):
         if msvcrt is None:
             self.path.unlink(missing_ok=True)
             os.close(self.descriptor)
-        else:  # Windows removes no open file: another process that has opened this one by now keeps it
+        else:  # Windows cannot remove an open file: another process that has opened this one by now keeps it
             os.close(self.descriptor)
             with suppress(PermissionError):
                 self.path.unlink(missing_ok=True)
@@ -54,7 +54,7 @@ def acquire(path: Path, *, create: bool = True) -> Lock:
 
     Args:
         path: the file; a symbolic link is not followed.
-        create: make it where it is missing, and write into it whose it is.
+        create: create it if missing, and write its owner into it.
 
     Raises:
         BlockingIOError: if another process has it, or this one through another call.
@@ -65,7 +65,7 @@ def acquire(path: Path, *, create: bool = True) -> Lock:
         descriptor = os.open(path, flags, 0o644)
         try:
             sure = _lock(descriptor)
-            # Who held it may have removed the file between opening and locking.
+            # The previous holder may have removed the file between opening and locking.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 if create:
                     os.ftruncate(descriptor, 0)

@@ -11,8 +11,8 @@ from medtrace.storage.places import file_place
 class LineLog(logging.FileHandler):
     """Append records to a text file, one line each with its time; the file is made with the first.
 
-    A line is written at once and whole, so that a process that is killed leaves all lines so far. Where the file cannot
-    be written, such as on a full disk, the line is lost and nothing else.
+    Each line is written immediately and in full, so that a killed process leaves all lines so far. Where the file
+    cannot be written, such as on a full disk, only that line is lost.
 
     Args:
         path: the file, in a folder that exists.

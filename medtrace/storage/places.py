@@ -125,7 +125,7 @@ def check_room(folder: str | os.PathLike, size: int, what: str) -> None:
     """Check that a file system has room for what is going to be written.
 
     Args:
-        folder: where; the nearest folder above it that exists is asked.
+        folder: where; the nearest existing folder above it is checked.
         size: in bytes.
         what: what is written, for the message.
 

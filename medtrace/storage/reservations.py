@@ -69,7 +69,7 @@ def check_replaced(given: str | os.PathLike, there: Sequence[str], new: Sequence
     """
     if foreign := sorted(set(there) - set(new)):
         raise FileExistsError(
-            f"{given}: is in use by something else, such as {foreign[0]!r}, which is not of this result; choose another"
+            f"{given}: is in use by something else, such as {foreign[0]!r}, not part of this result; choose another"
             " folder"
         )
 
@@ -85,7 +85,7 @@ def reserve_folder(
     Args:
         path: the folder; it need not exist.
         contents: what may be in it; `new_or_empty` by default.
-        make_parents: make the folder's parents where they are missing; they go again if nothing comes into them.
+        make_parents: make the folder's parents where they are missing; they are removed again if they stay empty.
 
     Raises:
         FileExistsError: if there is a file, or `contents` says so.
@@ -104,7 +104,7 @@ def reserve_folder(
         parent, key = (place, "") if place.is_dir() else (place.parent, place.name)
         sweep(parent)
         space = stack.enter_context(workspace(parent, key, path))
-        contents(path, visible(place))  # the one who had it may just have left it
+        contents(path, visible(place))  # its previous holder may just have left it
         yield stack.enter_context(_registered(place, space))
 
 
@@ -146,8 +146,8 @@ def reserve_files(*paths: str | os.PathLike | None, make_parents: bool = False) 
 def locked(folder: str | os.PathLike) -> Iterator[None]:
     """Be the only user of a folder that several files go into one by one, among the processes that ask the same way.
 
-    What dead processes left hidden in it is cleared away. Where the file system knows no locks, and on Windows, nothing
-    is locked.
+    Hidden leftovers of dead processes in it are removed. Where the file system has no locks, and on Windows, nothing is
+    locked.
 
     Args:
         folder: created if missing, and then removed again if nothing is in it at the end.

@@ -1,8 +1,8 @@
 """Hidden folders in which outputs are made, locked by the process that makes them and cleared away when it has died.
 
-A workspace is beside its output, or in it where the output is a folder that exists already. `new/` holds what is being
-made. While its members take the place of others, `delivery.json` lists them, so that a process that is killed in the
-midst of it leaves either all of the old or all of the new to whoever comes next.
+A workspace is beside its output, or in it where the output is a folder that already exists. `new/` holds what is being
+made. While its members replace others, `delivery.json` lists them, so that a process that is killed midway leaves
+either all of the old or all of the new to the next process.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def workspace(parent: Path, key: str | None, given: str | os.PathLike) -> Iterat
 
     Args:
         parent: the folder, which must exist.
-        key: what it is for: no other process has one of the same key there meanwhile. None lets several have some.
+        key: what it is for: no other process has one of the same key there meanwhile. None lets several have one each.
         given: the output as it was named, for messages.
 
     Raises:
@@ -223,7 +223,7 @@ def exchange(space: Workspace, content: Path, place: Path, last: Sequence[str] =
         space: a workspace in `place`.
         content: the folder whose members are moved.
         place: the folder that receives them.
-        last: names that come last when they are put, and go first: without them the rest counts for nothing.
+        last: names that are put last and removed first: without them the rest is worthless.
     """
     new, old = os.listdir(content), visible(place)
     record = {"content": content.name, "new": new, "old": old}
@@ -249,7 +249,7 @@ def undo_delivery(folder: Path) -> None:
     try:
         record = json.loads(journal.read_text(encoding="utf-8"))
         content, new, old = record["content"], record["new"], record["old"]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or cut off itself: then nothing was moved
+    except (OSError, ValueError, KeyError, TypeError):  # missing or itself cut off: then nothing was moved
         return
     if not all(isinstance(name, str) and Path(name).name == name for name in (content, *new, *old)):
         return

@@ -35,8 +35,8 @@ def check_method(kind: type[Method], level: Literal["quick", "full"] = "quick") 
     - the class names itself, and undeclared dimensions are refused;
     - settings survive JSON and build the same weights from the same seed;
     - a training step reaches every phase with finite, declared terms and changes no input, also under autocast;
-    - traces have the right shapes on the source's grid, do not depend on the batch, and agree with themselves: `warped`
-      is the source at the field, the field is the exponential of its velocity, the inverse undoes it;
+    - traces have the right shapes on the source's grid, do not depend on the batch, and are consistent: `warped` is the
+      source at the field, the field is the exponential of its velocity, the inverse undoes it;
     - declared abilities are true: the identity at the start, what moves and what does not, masks, patches, pairs;
     - weights survive safetensors bit for bit, and the bundle's network takes one tensor and gives one.
 

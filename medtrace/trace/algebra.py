@@ -61,8 +61,8 @@ def composed(first: Between, second: Between) -> dict[str, Any]:
     )
     if not _overlap(middle, other):
         raise ValueError(
-            "second: expected a trace whose source lies where the first's image does, received two that do not overlap;"
-            " exchange them, or check their headers"
+            "second: expected a trace whose source overlaps the first's image, received two that do not overlap;"
+            " swap them, or check their headers"
         )
     chain = chain_of(first).then(chain_of(second))
     target, source = Grid.of(second.image, second.affine), Grid.of(first.source, first.source_affine)

@@ -48,12 +48,12 @@ def expected_image(warped: Tensor, image: Tensor, bins: int = CONTRAST_BINS, tis
     Args:
         warped: (C, *spatial), in the source's units.
         image: (C', *spatial), in its own units.
-        bins, tissue: as of `contrast_change`.
+        bins, tissue: as for `contrast_change`.
 
     Returns:
         (C', *spatial), in the image's units, estimated as `contrast_change` is, channel by channel where C = C'.
-        Otherwise every channel of the image is expected from all of the source's: the least-squares combination of its
-        expectations given each.
+        Otherwise every channel of the image is estimated from all channels of the source: the least-squares combination
+        of its expectations given each of them.
 
     Raises:
         TypeError, ValueError: if a shape differs.

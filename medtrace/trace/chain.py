@@ -136,8 +136,8 @@ class SolvedInverse:
         missed = int((error > INVERSION_WARNING).sum())
         if missed:
             warnings.warn(
-                f"inverse: misses by up to {float(error.max()):.2f} voxels, at {missed} of {len(points)} points; the"
-                " field folds there, or ends beside them",
+                f"inverse: off by up to {float(error.max()):.2f} voxels, at {missed} of {len(points)} points; the"
+                " field folds there, or ends next to them",
                 stacklevel=2,
             )
         return moved
@@ -241,8 +241,8 @@ class TransformChain:
             image: (C, *own.shape).
             own: the image's grid.
             grid: where it is requested.
-            interpolation: "linear" (float32), "nearest" (for labels) or "partial-volume": of labels, the one that
-                covers most of the voxel, each label being read linearly, at several points of a voxel where the grid is
+            interpolation: "linear" (float32), "nearest" (for labels) or "partial-volume": for labels, the one that
+                covers most of the voxel; each label is read linearly, at several points of a voxel where the grid is
                 coarser than the image.
             fill: value beyond the image, which ends half a voxel beyond the outermost centers.
 

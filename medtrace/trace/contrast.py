@@ -177,8 +177,8 @@ class Contrast:
             knots = self.curve
         else:
             raise ValueError(
-                f"contrast: {self.name!r} has no way to its units without a scan (rule {self.rule}, no curve of"
-                " training scans); prepare the data again"
+                f"contrast: {self.name!r} cannot be converted to its units without a scan (rule {self.rule}, no curve"
+                " of training scans); prepare the data again"
             )
         background = knots[0][0] if self.background is None else self.background
         return IntensityMap((knots[0],) * channels, (knots[1],) * channels, foreground, background)
@@ -229,5 +229,5 @@ def _rising(name: str, values: Any, most: int = _MOST_KNOTS) -> tuple[Any, ...]:
         raise ValueError(f"{name}: expected {'two' if most == 2 else 'two or more'} numbers, received {values!r:.80}")
     numbers = tuple(_number(name, value) for value in values)
     if any(b <= a for a, b in itertools.pairwise(numbers)):
-        raise ValueError(f"{name}: expected rising numbers, received {numbers!r:.80}")
+        raise ValueError(f"{name}: expected increasing numbers, received {numbers!r:.80}")
     return numbers

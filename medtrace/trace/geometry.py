@@ -79,8 +79,8 @@ def inverse_on_source(ddf: Tensor, source_shape: Sequence[int], to_source: Tenso
             inverse[:, part] = transform(linear, result.ddf[0].double()).to(ddf.dtype)
     if residual > INVERSION_WARNING:
         warnings.warn(
-            f"ddf: its inverse misses by up to {residual:.2f} voxels, so locate() is off by as much there; the field"
-            " probably folds (see fields.non_diffeomorphic_fraction), or pass inverse_ddf",
+            f"ddf: its inverse is off by up to {residual:.2f} voxels, and so is locate() there; the field probably"
+            " folds (see fields.non_diffeomorphic_fraction): correct it, or pass inverse_ddf",
             stacklevel=3,
         )
     return inverse

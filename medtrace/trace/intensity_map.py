@@ -52,8 +52,8 @@ class IntensityMap:
     def _through(self, image: Tensor, x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> Tensor:
         if image.shape[0] != len(x):
             raise ValueError(
-                f"image: expected {len(x)} channel(s), as the scan has, received {image.shape[0]}; a network that"
-                " makes other channels has no way back to the scan's units"
+                f"image: expected {len(x)} channel(s), as the scan has, received {image.shape[0]}; the output"
+                " of a network with other channels cannot be converted back to the scan's units"
             )
         values = image.detach().cpu().numpy()
         mapped = np.empty(values.shape, dtype=np.float32)

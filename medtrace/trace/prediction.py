@@ -92,7 +92,7 @@ def affines_of(image: Tensor) -> list[Tensor]:
     if affine.shape[-2:] != (4, 4):
         raise ValueError(
             f"affine: expected 4x4 (a 2D image is slice k=0 of its plane), received {tuple(affine.shape[-2:])};"
-            " drop the axis with medtrace.data.dataset.DropSliceAxisd: SqueezeDimd loses where the slice lies"
+            " drop the axis with medtrace.data.dataset.DropSliceAxisd: SqueezeDimd loses the position of the slice"
         )
     return list(affine)
 
@@ -118,6 +118,6 @@ def check_one_grid(source: Tensor, target: Tensor) -> None:
     for affine, other in zip(affines_of(target), affines_of(source)):
         if not Grid(shape, affine).coincides(Grid(shape, other)):
             raise ValueError(
-                f"source: expected the target's grid in space, received affine {other.tolist()} beside"
+                f"source: expected the target's grid in space, received affines {other.tolist()} and"
                 f" {affine.tolist()}; resample the source onto the target's grid first"
             )

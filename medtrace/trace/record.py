@@ -54,12 +54,12 @@ class Trace:
         unexplained: (1, *spatial) in [0, 1], 1 where the image shows more than field and contrast explain, beyond what
             is usual for the run, or None.
         source_contrasts: the contrast of each channel of source and warped; None is unknown.
-        contrasts: likewise of image and appearance. Unless both are known and differ, source and image count as of one
-            unit.
+        contrasts: likewise of image and appearance. Unless both are known and differ, source and image are treated as
+            having one unit.
 
     Raises:
-        TypeError: if a member is not a tensor of the right kind.
-        ValueError: if shapes, devices or planes do not fit, an affine is singular or a number is not finite.
+        TypeError: if a member is not a tensor of the right type.
+        ValueError: if shapes, devices or planes do not match, an affine is singular or a number is not finite.
 
     Example:
         >>> image, ddf = torch.rand(1, 8, 8), torch.zeros(2, 8, 8)
@@ -177,7 +177,7 @@ class Trace:
             The trace: detached, float32 (affines float64), on the source's device.
 
         Raises:
-            TypeError: if an argument is not a tensor of the right kind.
+            TypeError: if an argument is not a tensor of the right type.
             ValueError: as the class says, or if the source and target grids differ in shape and no affine relates them.
 
         Warns:
@@ -298,7 +298,8 @@ class Trace:
                 (linearly).
 
         Returns:
-            (C, *spatial) of the same type; half precision is returned in float32. Outside the source, its border.
+            (C, *spatial) of the same type; half precision is returned in float32. Outside the source, values are those
+            of its border.
 
         Raises:
             TypeError: if it is not a tensor.
@@ -342,8 +343,8 @@ class Trace:
     def then(self, second: Trace) -> Trace:
         """The trace from this one's source to the image of a second, whose source is this one's image.
 
-        Each field is read at the points of the other, `warped` is interpolated once, and the change of intensity is
-        decomposed again. Raises ValueError if the two do not overlap, or differ in dimension.
+        Each field is read at the points to which the other maps, `warped` is interpolated once, and the change of
+        intensity is decomposed again. Raises ValueError if the two do not overlap, or differ in dimension.
         """
         return Trace.build(**composed(self, second))
 

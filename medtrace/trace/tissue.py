@@ -36,9 +36,9 @@ class Background(NamedTuple):
 def find_tissue(warped: Tensor, image: Tensor) -> Tensor:
     """Separate tissue from background in a warped source and its translation.
 
-    Tissue is where a channel of either differs from its background (see `find_background`), and what that encloses: a
-    liquid that is dark in one contrast is bright in the other. Components of which less than a tenth differs in the
-    warped source are dropped: what a translation adds in air is not tissue of the source.
+    Tissue is where a channel of either differs from its background (see `find_background`), and what that region
+    encloses: a liquid that is dark in one contrast is bright in the other. Components of which less than a tenth
+    differs in the warped source are dropped: what a translation adds in air is not tissue of the source.
 
     Args:
         warped: (C, *spatial), any unit.
@@ -79,7 +79,7 @@ def _departing(image: Tensor) -> np.ndarray | None:
 def find_background(channel: Tensor) -> Background | None:
     """The interval of intensities that are background: 0, -1024 HU, -1, noise about any value, or none.
 
-    It is searched where background would be, in the voxels in the outer sixteenth along at least two axes (for a slice:
+    It is sought where background would be, in the voxels in the outer sixteenth along at least two axes (for a slice:
     its corners). The shortest interval that contains half of them gives its center and, assuming a normal distribution,
     its standard deviation; the background is everything within four standard deviations. Tissue may thus fill up to
     half of the edges. A background is accepted if the interval contains nine voxels, 1 % of all, and three times as

@@ -72,7 +72,7 @@ def take_buckets(bits: Any, common: Any, wanted: Any, taken: Any, begin: int, en
 def bend(source: Any, mapped: Any, knots: Any, bends: Any, base: float, rate: float, begin: int, end: int) -> None:
     """Write base + rate · x + Σ_k bends_k · max(x − knots_k, 0) of the voxels begin … end − 1, in float64.
 
-    A piecewise-linear map as a sum of hinges has no branches, so that several voxels are worked at once.
+    A piecewise-linear map as a sum of hinges has no branches, so several voxels are processed at once.
     """
     values, results = np.empty(_BLOCK), np.empty(_BLOCK)
     for first in range(begin, end, _BLOCK):

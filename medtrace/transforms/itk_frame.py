@@ -109,8 +109,8 @@ def resample(
         matrix: rigid 4x4 matrix from RAS points of the other grid to RAS points of the image.
         frame: from `frame_of`.
         mode: a key of `INTERPOLATORS`.
-        fill: the value outside of the image.
-        label: how messages call the image.
+        fill: the value outside the image.
+        label: the image's name in messages.
 
     Returns:
         (C, *shape), dtype and device of the image.

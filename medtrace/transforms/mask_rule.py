@@ -36,7 +36,7 @@ def inside_of(values: Tensor) -> Inside:
 
     NaN and negative values are outside. With one positive value, that is inside. With several:
 
-    - fractions (a probability map, a resampled mask): what is below half of the largest value is outside;
+    - fractions (a probability map, a resampled mask): values below half of the largest value are outside;
     - up to 16 whole numbers (such as 1, 2, 4): a label map, of which every positive label is inside;
     - more of them, or 100, 255 or another full scale as the largest: a label map if at least half of the voxels below
       the largest value have no higher neighbor, or (of many) 60 % of these voxels' neighbors are equal, as in regions
@@ -68,7 +68,7 @@ def inside_of(values: Tensor) -> Inside:
     largest = float(result[-1])
     if largest < DUST:
         raise ValueError(
-            f"the mask's largest value is {largest:g}, as rounding leaves it in an empty one; mark the foreground with"
+            f"the mask's largest value is {largest:g}, as left by rounding in an empty mask; mark the foreground with"
             " 1, or leave it out"
         )
     if len(result) == 1:
@@ -78,7 +78,7 @@ def inside_of(values: Tensor) -> Inside:
             f"a label map of {len(result)} labels ({float(result[0]):g} to {largest:g}) as a mask: every positive label"
         )
         return Inside(positive, f"{text} is inside{apart}")
-    text = f"a mask of {len(result)} positive values: what is below half of the largest, {largest / 2:g}, is outside"
+    text = f"a mask of {len(result)} positive values: those below half of the largest, {largest / 2:g}, are outside"
     return Inside(numbers >= largest / 2, f"{text}{apart}")
 
 

@@ -40,5 +40,5 @@ def as_mask(label: str, mask: Any, image: Tensor, *, one_channel: bool = False) 
             " mask onto the image's grid"
         )
     if not bool(inside.any()):
-        raise ValueError(f"mask of {label}: expected voxels above 0, received an empty mask; draw it or leave it out")
+        raise ValueError(f"mask of {label}: expected voxels above 0, received an empty mask; fill it or leave it out")
     return inside

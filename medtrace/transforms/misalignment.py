@@ -41,10 +41,10 @@ class RandMisalign(RandomizableTransform, InvertibleTransform):
 
     Args:
         level: a name of `MISALIGNMENT_LEVELS`: 0 to 5, "table1" or "nonrigid".
-        misalignment: bounds of one's own, instead of a level.
+        misalignment: custom bounds, instead of a level.
         prob: probability of any motion; otherwise `drawn` is the identity.
         mode: "bilinear" (trilinear in 3D), or "nearest" for labels, which keep their type.
-        fill: values outside of the image: "border", the nearest voxel, or a number, for example -1 where that
+        fill: values outside the image: "border", the nearest voxel, or a number, for example -1 where that
             is air (in bilinear mode fading over one voxel).
 
     Raises:
@@ -126,7 +126,7 @@ class RandMisalignd(MapTransform, RandomizableTransform, InvertibleTransform):
     Args:
         keys: the images.
         level: as in `RandMisalign`, as are misalignment and prob.
-        misalignment: bounds of one's own, instead of a level.
+        misalignment: custom bounds, instead of a level.
         prob: probability of any motion; unless `together`, it is decided for each key.
         mode: one for all keys or one per key: "nearest" for labels.
         fill: one for all keys or one per key.

@@ -62,7 +62,7 @@ def minimize_potts(
         directions: "axes" measures edges in steps along the axes, which favors blocks; "diagonals" adds all
             diagonals and is nearly isotropic in voxels. None: "diagonals" in 2D, and "axes" in 3D, where 13 directions
             instead of 3 take four times the time and memory.
-        coupling: first μ, against the 1 of ‖u − f‖².
+        coupling: first μ, relative to the weight 1 of ‖u − f‖².
         growth: factor of μ in each iteration, above 1; slower growth finds somewhat lower energies.
         tolerance: copies agree if they differ from their mean by no more than this fraction of the image's range.
 

@@ -34,7 +34,7 @@ def lines_along(shape: tuple[int, ...], step: tuple[int, ...], row: int | None =
 
     Args:
         shape: shape of the image.
-        step: as said.
+        step: the direction of the lines.
         row: numbers from one row of the last axis to the next in the flat image; None for `shape[-1]`.
     """
     places = np.indices(shape, sparse=True)
@@ -140,13 +140,13 @@ def _cut(
 ) -> None:
     """Write to `begins` where the minimizer's last segment begins, for the first 1, 2 … `count` values of a line.
 
-    Dynamic programming over the place of the last jump (Friedrich, Kempe, Liebscher & Winkler 2008). The least energy
-    is kept as a function of the last segment's level: an interval of levels, a piece, for which one start of
+    Dynamic programming over the position of the last jump (Friedrich, Kempe, Liebscher & Winkler 2008). The minimum
+    energy is kept as a function of the last segment's level: an interval of levels, a piece, for which one start of
     that segment is the best, beside the next. Where the function exceeds its minimum by more than a jump costs, a new
     segment takes over, so that pieces stay few (functional pruning: Rigaill 2010; Maidstone, Hocking, Rigaill &
     Fearnhead 2017). Exact.
 
-    Beyond the pieces, down to the least value and up to the greatest, the function is constant (`level`): there the
+    Beyond the pieces, down to the minimum value and up to the maximum, the function is constant (`level`): there the
     new segment begins. It becomes a piece with the next value, and only if it is then below the next level somewhere.
 
     Energies leave out the sum of squares of the values so far, which all share: a segment after s of r values costs

@@ -62,7 +62,7 @@ class RigidAlignment(InvertibleTransform):
             (centers of the content), or "auto", which follows all three at the coarsest level and keeps the best.
         resample: whether to resample the image on the fixed grid, or only to change its affine.
         mode: "bilinear", "nearest" or "bspline".
-        fill: the value outside of the moving image; None for its minimum.
+        fill: the value outside the moving image; None for its minimum.
         channel: the channel of both images that is registered; all channels of the moving image move.
         levels: shrink factors, coarse to fine, in units of the smaller voxel edge.
         bins: bins of the joint histogram.
@@ -219,7 +219,7 @@ class RigidAlignment(InvertibleTransform):
             fixed: gives the grid to read it on.
             motion: from `estimate`.
             mode: None for the transform's own; "nearest" keeps the image's dtype.
-            name: how messages call the image.
+            name: the image's name in messages.
 
         Returns:
             The image as `__call__` returns it.

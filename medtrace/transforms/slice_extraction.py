@@ -101,7 +101,7 @@ class SliceExtraction(InvertibleTransform):
             name: the image's name in messages.
 
         Returns:
-            The slices, (C, H, W) each, in the order of `indices` or along the axis code. Their metadata tell the
+            The slices, (C, H, W) each, in the order of `indices` or along the axis code. Their metadata hold the
             `slice_axis` (code), `slice_index` (along the code) and `slice_array_axis` and `slice_array_index`.
 
         Raises:

@@ -55,8 +55,8 @@ class RandDropChannelsd(MapTransform, Randomizable):
 
         Raises:
             KeyError: if an image is absent.
-            TypeError, ValueError: if an entry is not an image of real numbers, or what it has is not told of each
-                channel.
+            TypeError, ValueError: if an entry is not an image of real numbers, or its `present` entry does not cover
+                all channels.
         """
         item = as_item(data)
         for key in self.keys:
@@ -84,7 +84,7 @@ class RandDropChannelsd(MapTransform, Randomizable):
             return list(range(len(image)))
         if not isinstance(have, Tensor) or have.dtype != torch.bool or have.shape != image.shape[:1] or not have.any():
             raise ValueError(
-                f"{self.present}: expected booleans ({len(image)},), one of them true at least, received {have!r}"
+                f"{self.present}: expected booleans ({len(image)},), at least one of them true, received {have!r}"
             )
         return have.nonzero()[:, 0].tolist()
 

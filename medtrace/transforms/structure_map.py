@@ -80,7 +80,7 @@ class StructureMap(Transform):
 
         Args:
             img: (1, H, W) or (1, H, W, D), finite, any range.
-            name: how messages call the image.
+            name: the image's name in messages.
 
         Returns:
             (1, *spatial) float32, exactly 0 or 1, on the image's device; a MetaTensor with the metadata of `img`

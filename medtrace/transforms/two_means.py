@@ -13,7 +13,7 @@ class TwoMeans(NamedTuple):
     """Two classes of numbers.
 
     Attributes:
-        threshold: the greatest number of the lower class.
+        threshold: the largest number of the lower class.
         contrast: difference of the two classes' means, above 0.
     """
 

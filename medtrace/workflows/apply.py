@@ -123,7 +123,7 @@ def apply(
     inside = float(chain.resample(everywhere, own, wanted, "nearest", 0).double().mean())
     if inside == 0:
         raise ValueError(
-            f"{moved}: none of the wanted grid comes from within it; check the transforms' order and direction"
+            f"{moved}: no voxel of the resulting grid maps into it; check the transforms' order and direction"
             " (--inverse), and the headers"
         )
     write_image(out, result, wanted.affine)
@@ -179,8 +179,8 @@ def _told(path: Path, kind: str | None, image: MetaTensor) -> str:
         count = len(torch.unique(values))
         if count <= FEW_VALUES:
             raise ValueError(
-                f"{path}: holds {count} different whole numbers, as label maps and images of 8 bits do; say which it is"
-                " by --as labels or --as image"
+                f"{path}: holds {count} different whole numbers, as label maps and 8-bit images do; say which it is"
+                " with --as labels or --as image"
             )
     return "image"
 
@@ -189,7 +189,7 @@ def _whole(path: Path, values: Tensor) -> Tensor:
     odd = values != values.round()
     if bool(odd.any()):
         raise ValueError(
-            f"{path}: expected labels that are whole numbers, received {float(values[odd][0]):.9g}; say --as image"
+            f"{path}: expected labels that are whole numbers, received {float(values[odd][0]):.9g}; use --as image"
         )
     return values.to(torch.int32)
 
@@ -198,8 +198,8 @@ def _wanted(grid: Grid | None, found: Transforms, inverse: bool, own: Grid) -> G
     grid = grid or (found.source if inverse else found.target)
     if grid is None:
         raise ValueError(
-            "grid: expected an image on whose grid the result is wanted, since the transforms do not end in a trace;"
-            " name it by --grid"
+            "grid: expected an image whose grid the result is to have, since the transforms do not end in a trace;"
+            " name it with --grid"
         )
     if grid.spatial_dims == 2 and own.spatial_dims == 3:
         return Grid((*grid.shape, 1), grid.affine)

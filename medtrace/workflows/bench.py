@@ -81,7 +81,7 @@ def bench(
             raise ValueError(f"rows: expected none with the task {REAL}, whose rows are run together, received {rows}")
         return _real(setting, study, Path(out), seed, device, progress, data)
     if data is not None:
-        raise ValueError(f"data: expected none with the task {task!r}, whose cases are made, received {data}")
+        raise ValueError(f"data: expected none with the task {task!r}, whose cases are simulated, received {data}")
     if row is not None and rows is None:
         raise ValueError(f"rows: expected the folder that the row {row!r} is stored in, received none; give it")
     study = study or next(iter(STUDIES[task]))
@@ -163,8 +163,8 @@ def _trained_rows(
     processes = processes_for(len(ended) - sum(ended), device)
     announce(
         f"{study.task}, {study.name}, setting {setting}: {len(ended) - sum(ended)} trainings on {processes}"
-        f" process(es), {sum(ended)} found that are done, {len(study.rows)} rows",
-        takes="each training tells the time that it needs after its first epoch",
+        f" process(es), {sum(ended)} already done, {len(study.rows)} rows",
+        takes="each training reports the time that it needs after its first epoch",
         disk=free_disk(folder),
         out=folder.name,
     )

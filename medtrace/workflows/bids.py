@@ -78,8 +78,8 @@ def bids_derivatives(
 
 
 _MEASURED = (
-    "SkullStripped in the sidecars is measured (exact zeros on the border of the image); say --skull-stripped or"
-    " --with-skull where you know"
+    "SkullStripped in the sidecars is measured (exact zeros on the border of the image); pass --skull-stripped or"
+    " --with-skull if you know"
 )
 
 

@@ -27,7 +27,7 @@ _HEADINGS = {
     " or preset;\n# change values there, or with `--settings#training#max_epochs 3`.",
     "evaluate": "On top of train: score a run on unseen subjects.",
     "inference": "Write the traces of prepared images. `settings` must be those of the training.",
-    "multi_gpu_train": "On top of train, started by torchrun with a process per device; without CUDA on gloo.",
+    "multi_gpu_train": "On top of train, started by torchrun with one process per device; without CUDA, on gloo.",
 }
 
 
@@ -106,8 +106,8 @@ def _metadata(kind: type[Method], settings: MethodSettings) -> dict[str, Any]:
         **own,
         "weights": {
             "path": "models/model.pt",
-            "origin": "none on board: a copy of RUN/checkpoints/final.pt of a training with these settings",
-            "torchscript": "by tracing (ckpt_export, use_trace=True), not by scripting: networks take optional parts",
+            "origin": "not included: a copy of RUN/checkpoints/final.pt of a training with these settings",
+            "torchscript": "by tracing (ckpt_export, use_trace=True), not by scripting: networks have optional parts",
         },
         "network_data_format": own.get("network_data_format", _network_format(kind, settings)),
     }
@@ -139,7 +139,7 @@ def _network_format(kind: type[Method], settings: MethodSettings) -> dict[str, A
 
     if "translate" in kind.abilities.tasks:
         channels = kind.widened(settings).in_channels
-        beside = "slices beside it, nearest first"
+        beside = "neighboring slices, nearest first"
         given = image(channels, {"0": "source image", **({"1": beside} if settings.neighbors else {})})
         out = image(settings.out_channels, {"0": "predicted image"})
     else:
@@ -182,14 +182,14 @@ python -m monai.bundle run --config_file "['configs/train.yaml', 'configs/evalua
 python -m monai.bundle run --config_file configs/inference.yaml --dataset_dir DATASET --run_dir RUN
 ```
 
-Weights have their place at `models/model.pt`, a copy of `RUN/checkpoints/final.pt`; inference takes them from there, or
-from the run. `network_def` is one tensor in and one out, for MONAI's checks and for TorchScript
+Weights belong at `models/model.pt`, a copy of `RUN/checkpoints/final.pt`; inference takes them from there, or
+from the run. `network_def` has one tensor in and one out, for MONAI's checks and for TorchScript
 (`python -m monai.bundle ckpt_export network_def --use_trace True --input_shape ...`; by tracing only, since parts
-of networks are optional); `network` is the whole method. For image *and* field as a program: `medtrace export-model`.
+of networks are optional); `network` is the entire method. For image *and* field as a program: `medtrace export-model`.
 
 `dataset_dir` is a folder made by `medtrace prepare`. Every setting can be changed on the command line, such as
 `--settings#training#max_epochs 3`; evaluation and inference must be given the same values as the training. The run
-folder is that of `medtrace train`: `medtrace evaluate RUN DATASET` and `medtrace translate RUN SCAN` take it. A bundle
+folder is that of `medtrace train`: `medtrace evaluate RUN DATASET` and `medtrace translate RUN SCAN` read it. A bundle
 with the values of another preset is made by `medtrace bundle {name} --preset NAME --out FOLDER`.
 
 For research, not for diagnosis or the planning of treatment.

@@ -233,9 +233,9 @@ def interval_text(interval: IntensityInterval, measured: Mapping[str, Any]) -> s
         [
             f"{interval.statement}; local uncertainty: {interval.uncertainty}",
             f"measured on {measured['subjects']} unseen subjects ({measured['cases']} cases):"
-            f" {100 * measured['covered']:.1f} % of tissue voxels{spread}, least {100 * measured['least']:.1f} %;"
+            f" {100 * measured['covered']:.1f} % of tissue voxels{spread}, minimum {100 * measured['least']:.1f} %;"
             f" promised {100 * interval.coverage:g} %",
-            f"half width, mean of tissue: {measured['half_width']:.4f} of the range -1 to 1; a constant one that covers"
+            f"half width, mean over tissue: {measured['half_width']:.4f} of -1 to 1; a constant one that covers"
             f" as much: {measured['constant_half_width']:.4f}",
             f"unexplained change is marked in {100 * measured['marked']:.1f} % of the cases, promised at most"
             f" {100 * (1 - interval.clean):.1f} %",

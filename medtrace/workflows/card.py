@@ -218,7 +218,7 @@ def _size(method: Method) -> str:
 
 _SCORES = (
     "Written by `medtrace evaluate`: mean, standard deviation and median over the cases; `mae` of 0 to 255, `_mm` in"
-    " mm. The last column is the mean difference to the source itself, by subject, with the 95 % interval of a paired"
+    " mm. The last column is the mean difference from the source itself, by subject, with the 95 % interval of a paired"
     " bootstrap."
 )
 _USE_TRANSLATES = """```sh

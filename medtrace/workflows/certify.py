@@ -99,7 +99,7 @@ def certify(
     training = None if run is None else training_check(run, trace, origin, allow_training_subjects, contrast)
     checks = trace_checks(trace, limits, target=wanted)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a run's network warns of what the checks measure
+        warnings.simplefilter("ignore")  # a run's network warns about what the checks measure
         checks += without_run() if run is None else run_checks(run, trace, limits, contrast, device)
     checks.append(provenance_check(trace, origin, source, source_series, resample_tilt))
     if training is not None:
@@ -141,7 +141,7 @@ def training_check(
     if seen is not None:
         return Check(TRAINING, Status.WARN, f"the source is {seen}")
     if not memory.scans:
-        return skipped(TRAINING, "the run does not tell which scans it was trained on")
+        return skipped(TRAINING, "the run does not record which scans it was trained on")
     doubts = source_cautions(memory, trace, MASK_MISSING not in metadata.get("notices", ()), contrast)
     if doubts:
         return Check(TRAINING, Status.WARN, "; ".join(doubts))
@@ -200,7 +200,7 @@ def run_checks(
             reason = "the run registers pairs; the target is not part of a trace"
             return [*(skipped(name, reason) for name in RUN_CHECKS[:2]), identical_pair_check(result, thresholds)]
         if not trace.same_grid:
-            return [skipped(name, "source and image are on two grids") for name in RUN_CHECKS]
+            return [skipped(name, "source and image are on different grids") for name in RUN_CHECKS]
 
         def translator(source: Tensor) -> Trace:
             write_image(file, source, trace.source_affine)
@@ -234,7 +234,7 @@ def _reserve_certificates(
     files = _files(traces, out)
     doubled = sorted({str(file) for file in files if files.count(file) > 1})
     if doubled:
-        raise ValueError(f"traces: expected folders of different names, received several for {doubled[0]}; rename one")
+        raise ValueError(f"traces: expected folders of different names, received several of {doubled[0]}; rename one")
     if out is not None and len(traces) > 1:
         folder_place(out)
     with reserve_files(*files, html, make_parents=True):

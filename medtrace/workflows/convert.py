@@ -65,7 +65,7 @@ def convert(
     if len(grids) != 2:
         name, which = ("source", "moving") if ends[0] is None else ("target", "fixed")
         raise ValueError(
-            f"{name}: expected the {which} image, for the grid of the files, received none; name it by --{name}"
+            f"{name}: expected the {which} image, for the grid of the files, received none; name it with --{name}"
         )
     if say is not None:
         for note in result.notes:

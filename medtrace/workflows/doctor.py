@@ -86,7 +86,7 @@ def _devices() -> list[Finding]:
         result.append(
             Finding(
                 "mps",
-                "Apple GPU, taken with --device mps; volumes are sampled on the CPU; medtrace is not tested on it",
+                "Apple GPU, used with --device mps; volumes are sampled on the CPU; medtrace is not tested on it",
             )
         )
     return result
@@ -105,7 +105,7 @@ def _threads() -> list[Finding]:
 
 def _operations() -> list[Finding]:
     """Which implementation of each hot operation runs, and why."""
-    for room in ("fields", "losses"):  # an operation is known once its subpackage is imported
+    for room in ("fields", "losses"):  # an operation is registered once its subpackage is imported
         importlib.import_module(f"medtrace.{room}")
     paths = choice.paths()
     return [Finding("choice", _reason(choice.current())), *(Finding(name, path) for name, path in paths.items())]

@@ -67,7 +67,7 @@ def export(
     if format in COMPOSITES:
         if source is not None or target is not None:
             raise ValueError(
-                f"source: expected none with {format}, which holds the motions themselves and needs no scan; leave it"
+                f"source: expected none with {format}, which stores the motions themselves and needs no scan; leave it"
                 " out"
             )
         motions = {"source_transform": _motion(source_transform), "target_transform": _motion(target_transform)}

@@ -91,8 +91,8 @@ def export_model(
         notify(str(out), "the program was not run: install onnxruntime to have it checked")
     elif not difference <= TOLERANCE:
         raise ValueError(
-            f"format: expected a program within {TOLERANCE:g} of the run's own answers, received one {difference:.3g}"
-            f" away as {format}; take another format, or a fixed size"
+            f"format: expected a program within {TOLERANCE:g} of the run's own output, received one {difference:.3g}"
+            f" away as {format}; use another format, or a fixed size"
         )
     atomic_write(out, content)
     return ExportedModel(Path(out), None if size is None else tuple(size), difference)

@@ -20,7 +20,7 @@ from medtrace.io.digest import sha256
 from medtrace.trace import Trace
 from medtrace.trace.geometry import pull
 
-OTHER_WEIGHTS = "the interval of intensities is not on record as one of these weights"
+OTHER_WEIGHTS = "the interval of intensities is not recorded as calibrated for these weights"
 AGAIN = "calibrate again (medtrace calibrate intensity, with the same --checkpoint)"
 
 
@@ -45,7 +45,7 @@ def interval_of(run: Path) -> IntensityInterval | None:
     interval = IntensityInterval.read(run / FILE)
     if serves(interval, run):
         return interval
-    caution(run / FILE, f"{OTHER_WEIGHTS}, and left out; {AGAIN}")
+    caution(run / FILE, f"{OTHER_WEIGHTS}, and is left out; {AGAIN}")
     return None
 
 

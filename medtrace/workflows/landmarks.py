@@ -57,7 +57,7 @@ class Errors:
                 result.append(f"{name}: {', '.join(parts)}, max {values.max():.3f} mm (n = {len(values)})")
         if self.after is not None:
             better = int((self.after < self.before).sum())
-            result.append(f"nearer than before: {better} of {len(self.names)}")
+            result.append(f"closer than before: {better} of {len(self.names)}")
         if self.left_out:
             result.append(f"left out, since only one file has them: {', '.join(self.left_out)}")
         return result
@@ -119,7 +119,7 @@ def landmarks(
     names = tuple(name for name in read[0] if name in read[1])
     if not names:
         raise ValueError(
-            f"{target_points}: expected names of {source_points}, received none of them; name the same points alike"
+            f"{target_points}: expected names of {source_points}, received none of them; give the same points one name"
         )
     left_out = tuple(name for name in {**read[0], **read[1]} if name not in names)
     start, end = (np.stack([points[name].numpy() for name in names]) for points in read)

@@ -32,7 +32,7 @@ FEW_CORES = 4
 """Cores up to which a training of minutes is proposed."""
 _STRIDE = 16
 NEIGHBORS_LINE = (
-    "neighbors: none (each slice is read alone; --set data.neighbors=1 has the slices beside it read too, which 3D"
+    "neighbors: none (each slice is read alone; --set data.neighbors=1 also reads the adjacent slices, which 3D"
     " structure may need)"
 )
 TIMED_STEPS = 3
@@ -168,7 +168,7 @@ def propose_method(facts: DatasetFacts) -> tuple[str, str]:
 def propose_preset(device: torch.device, known: set[str]) -> tuple[tuple[str, ...], str]:
     """A preset for a machine, and why."""
     if DEFAULT not in known:
-        return (), "the method has the papers' settings alone"
+        return (), "the method has only the papers' settings"
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / GIBIBYTE
         if memory >= GPU_GIB and GPU in known:
@@ -190,12 +190,12 @@ def propose_patch(facts: DatasetFacts, device: torch.device) -> tuple[tuple[int,
         patch = tuple(min(edge, max(_STRIDE, length // _STRIDE * _STRIDE)) for length in minimum)
         return (
             patch,
-            f"volumes up to {' x '.join(map(str, facts.largest))} voxels do not go through at once on {device}",
+            f"volumes up to {' x '.join(map(str, facts.largest))} voxels do not fit through the network on {device}",
         )
     if len(sizes) > 1:
         patch = tuple(max(_STRIDE, length // _STRIDE * _STRIDE) for length in minimum)
         return patch, f"items have {len(sizes)} sizes, and a batch holds one"
-    return None, "whole items go through the network"
+    return None, "entire items go through the network"
 
 
 def seconds_per_step(name: str, planned: TrainingPlan, dataset: str | os.PathLike, device: torch.device) -> float:

@@ -190,7 +190,7 @@ def prepare(
     check_natural_image_settings(natural_images, value_range, page)
     found = faces_of(pairs, natural_images, Path(out), faces=faces, largest=largest_face, resize=resize, page=page)
     if found.failures and not skip_failed:
-        raise CasesFailedError(found.failures, len(pairs), "repair the list, or skip them by --skip-failed")
+        raise CasesFailedError(found.failures, len(pairs), "repair the list, or skip them with --skip-failed")
     pairs = found.pairs
     declared = [[texts] if isinstance(texts, str) else list(texts) for texts in (source_contrast, target_contrast)]
     if natural_images and bias_correction:
@@ -239,9 +239,7 @@ def prepare(
     notes = _size_notes(written, spatial_dims)
     unchanged = [name for name, one in learned.items() if len(one.digests) == 2 and len({*one.digests}) == 1]
     if unchanged:
-        notes.append(
-            f"{len(unchanged)} pair(s) hold one image before and after, moved or turned (first: {unchanged[0]})"
-        )
+        notes.append(f"{len(unchanged)} pair(s) hold the same image twice, moved or turned (first: {unchanged[0]})")
     if natural_images and preparation.value_range is not None:
         clipped = {item.entry["case"]: item.clipped for item in written}
         values, about = preparation.value_range, (preparation.range_origin, preparation.depth)

@@ -309,7 +309,7 @@ def _check_request(
     if engine is not None:
         check_choice("engine", engine, ENGINES)
         if run is not None:
-            raise ValueError(f"engine: expected none beside a run, which registers itself, received {engine!r}")
+            raise ValueError(f"engine: expected none with a run, which registers itself, received {engine!r}")
     if run is None and refine == 0:
         raise ValueError("refine: expected 1 or more gradient steps without a run, received 0; or name a run")
     if engine == "greedy" and refine is not None:

@@ -88,7 +88,7 @@ def main(arguments):
             if word in ("--out", "-o") and words:
                 out = words[0]
     if not Path(PYTHON).is_file():
-        print(f"{{PYTHON}} is missing: make the modules again by `medtrace slicer-modules`", file=sys.stderr)
+        print(f"{{PYTHON}} is missing: make the modules again with `medtrace slicer-modules`", file=sys.stderr)
         return 1
     code = subprocess.run([PYTHON, "-m", "medtrace", "{command}", *given], env=environment).returncode
     if code not in (0, FAILED_VERDICT):

@@ -32,7 +32,7 @@ from medtrace.workflows.certify import certify
 from medtrace.workflows.registration.greedy import check_room
 from medtrace.workflows.report import report_beside, reserve_outputs
 
-NO_RADIUS = "no conformal radius: none was calibrated for traces found by registration; give one by --radius"
+NO_RADIUS = "no conformal radius: none was calibrated for traces found by registration; give one with --radius"
 STEPS = 6
 METHOD = "registration of source and translated image"
 

@@ -135,7 +135,7 @@ def _tracebench(runs: Sequence[str | os.PathLike], progress: bool) -> TraceBench
     for run in runs[1:]:
         if cases(Path(run)) is not first:
             raise ValueError(
-                f"runs: expected the same test cases everywhere, received others in {run} than in {runs[0]}; score them"
+                f"runs: expected the same test cases everywhere, received others in {run} than {runs[0]}; score them"
                 " one by one, or name a dataset"
             )
     return first

@@ -134,7 +134,7 @@ def train(
         return out
     del workflow  # and with it the memory that it uses
     size = resolved.training.batch_size
-    notify(out, f"a batch of {size} did not fit into the memory; continues with {fitting_words(fitting)}")
+    notify(out, f"a batch of {size} did not fit into memory; continues with {fitting_words(fitting)}")
     changed = {**(settings or {}), **fitting}
     return train(name, dataset, out, settings=changed, resume=True, device=device, other_data=other_data, fit=fit)
 
@@ -191,7 +191,7 @@ def _check_data(settings: MethodSettings, dataset: str | os.PathLike | None) -> 
     if bench and dataset is not None:
         raise ValueError(
             f"dataset: expected none, since the settings train on TraceBench (--tracebench, --smoke or a preset"
-            f" with its own cases), received {dataset}; leave one of both out"
+            f" with its own cases), received {dataset}; leave one of the two out"
         )
     if not bench and dataset is None:
         raise ValueError(

@@ -126,13 +126,13 @@ def _foreign(
     if name not in PLACED:
         if not alone:
             raise ValueError(
-                f"{members[0].path}: is of {name}, which counts from the grids of its two images; in a list turn it"
-                " into ITK's first: medtrace convert FILE --to itk --source S --target T"
+                f"{members[0].path}: is from {name}, which counts from the grids of its two images; for a list convert"
+                " it to ITK's first: medtrace convert FILE --to itk --source S --target T"
             )
         if source is None or target is None:
             raise ValueError(
-                f"{members[0].path}: is of {name}, which counts from the grids of its two images; name the moving one"
-                " by --source and the fixed one by --target"
+                f"{members[0].path}: is from {name}, which counts from the grids of its two images; name the moving one"
+                " with --source and the fixed one with --target"
             )
     somewhere = Grid((1, 1, 1), torch.eye(4))
     images = Images(_volume(source or somewhere), _volume(target or somewhere), *pixels)

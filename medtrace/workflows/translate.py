@@ -312,7 +312,7 @@ def translation(
         metadata["clipped_pixels"] = clipped
         low, high = preparation.value_range or (0.0, 0.0)
         LOGGER.warning(
-            "%s: %d of %d pixels lie outside of the run's value range %g to %g and were clipped",
+            "%s: %d of %d pixels lie outside the run's value range %g to %g and were clipped",
             *(path, clipped, scan[0].numel(), low, high),
         )
     return Translation(trace, type(method).__name__, metadata, depth)

@@ -34,5 +34,5 @@ test("numbers come back, of every kind", async () => {
 
 test("a damaged array is named", async () => {
   const { error } = await decoded([1, 2, 3], "uint8", { bytes: [1] });
-  assert.match(error, /^image: not 3 numbers; the file is damaged, write it again$/);
+  assert.match(error, /^image: not 3 numbers; the file is damaged, write the report again$/);
 });

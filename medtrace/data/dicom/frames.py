@@ -85,7 +85,7 @@ def find_frames(path: Path) -> list[Frame]:
     """
     files = [path]
     if path.is_dir():
-        # "._" files hold what macOS remembers of a file, not the file.
+        # "._" files hold macOS metadata about a file, not the file itself.
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("._"))
     result = []
     for file in files:

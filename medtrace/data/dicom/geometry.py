@@ -70,11 +70,12 @@ def stack(path: Path, volume: DicomVolume) -> Stack:
     """Sort the slices of a volume and check that they make a grid.
 
     Args:
-        path: where it lies, for messages.
+        path: where it is, for messages.
         volume: with slices of one size, spacing and direction.
 
     Raises:
-        ValueError: if a place is unknown, or slices are missing, doubled or shifted sideways; the message says how far.
+        ValueError: if a position is unknown, or slices are missing, duplicated or shifted sideways; the message says
+            how far.
     """
     frames = volume.frames
     _check_known(path, frames)
@@ -113,14 +114,14 @@ def _check_known(path: Path, frames: Sequence[Frame]) -> None:
             continue
         if lacking[0].of_several:
             raise ValueError(
-                f"{lacking[0].path}: a frame lacks {keyword} in its functional groups, so that its place is unknown;"
+                f"{lacking[0].path}: a frame lacks {keyword} in its functional groups, so its position is unknown;"
                 " export it as an enhanced object or as single slices"
             )
         detector = keyword == "PixelSpacing" and lacking[0].get("ImagerPixelSpacing") is not None
         why = " (ImagerPixelSpacing is that of the detector, not of the patient)" if detector else ""
         kind = pydicom.uid.UID(str(lacking[0].header.get("SOPClassUID", ""))).name
         raise ValueError(
-            f"{path}: an image lacks {keyword}, so that its place is unknown{why}: {lacking[0].name}, {kind}; export"
+            f"{path}: an image lacks {keyword}, so its position is unknown{why}: {lacking[0].name}, {kind}; export"
             " the series again with its geometry, or a projection or screenshot as PNG"
         )
 
@@ -134,7 +135,7 @@ def _axes(path: Path, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: ImageOrientationPatient: expected two unit vectors at right angles, received"
             f" {given.round(4).tolist()} in {frame.name}; export it again"
         )
-    left, _, right = np.linalg.svd(axes, full_matrices=False)  # the nearest axes that are exactly so
+    left, _, right = np.linalg.svd(axes, full_matrices=False)  # the nearest axes exactly at right angles
     rows, columns = left @ right
     return rows, columns
 
@@ -154,7 +155,7 @@ def _thickness(path: Path, frame: Frame) -> float:
         if value is not None and value[0] > 0:
             return float(value[0])
     raise ValueError(
-        f"{path}: is a single slice without SliceThickness, so that its third voxel size is unknown; export it again,"
+        f"{path}: is a single slice without SliceThickness, so its third voxel size is unknown; export it again,"
         " or convert it to NIfTI with the thickness"
     )
 
@@ -168,7 +169,7 @@ def _line(path: Path, frames: Sequence[Frame], offsets: np.ndarray) -> np.ndarra
         offsets: (N, 3) of the slices from the first along rows, columns and normal, in mm.
 
     Returns:
-        The line of least squares, which a rounding of single positions hardly moves. The step is along the normal alone
+        The least-squares line, which rounding of single positions hardly affects. The step is along the normal alone
         unless the slices are tilted.
     """
     index = np.arange(len(frames))
@@ -181,18 +182,18 @@ def _line(path: Path, frames: Sequence[Frame], offsets: np.ndarray) -> np.ndarra
         one, two = frames[doubled[0]], frames[doubled[0] + 1]
         copies = one.header.get("SOPInstanceUID") == two.header.get("SOPInstanceUID") and one.path != two.path
         why = "are copies of one image" if copies else f"lie {gaps[doubled[0]]:.3g} mm apart"
-        raise ValueError(f"{path}: {uneven}; look for doubled slices: {one.name} and {two.name} {why}")
+        raise ValueError(f"{path}: {uneven}; look for duplicate slices: {one.name} and {two.name} {why}")
     departure = offsets - first - index[:, None] * step
     if np.abs(departure[:, 2]).max() > allowed:
-        raise ValueError(f"{path}: {uneven}; look for missing or doubled slices")
+        raise ValueError(f"{path}: {uneven}; look for missing or duplicate slices")
     beside = np.linalg.norm(departure[:, :2], axis=1)
     if beside.max() > allowed:
         apart = np.linalg.norm(offsets[:, :2] - np.median(offsets[:, :2], axis=0), axis=1)
-        if (apart <= allowed).sum() > len(frames) / 2:  # most lie straight above each other: the others are odd
+        if (apart <= allowed).sum() > len(frames) / 2:  # most are exactly in line: the others are outliers
             beside = apart
         raise ValueError(
-            f"{path}: expected slices on one line, received positions up to {beside.max():.3g} mm beside it (at"
-            f" {frames[int(beside.argmax())].name}), which make no grid; export the series again"
+            f"{path}: expected slices on one line, received positions up to {beside.max():.3g} mm off it (at"
+            f" {frames[int(beside.argmax())].name}), which do not form a grid; export the series again"
         )
     if np.hypot(*step[:2]) * index[-1] <= max(allowed, UPRIGHT * offsets[-1, 2]):
         step[:2] = 0.0

@@ -34,7 +34,7 @@ _VALUE_BYTES = 12
 def read_pixels(frames: Sequence[Frame]) -> np.ndarray:
     """Modality values (HU, SUV, ...) of slices.
 
-    ITK scales all that it reads by the first slice's slope and chooses the type of all numbers by it. Each file is
+    ITK scales everything it reads by the first slice's slope and chooses the data type by it, too. Each file is
     therefore read by itself in float64, its stored values recovered, and each slice scaled by its own header.
     MONOCHROME1 says how to show an image and changes no value.
 
@@ -69,7 +69,7 @@ def _check_scales(frames: Sequence[Frame]) -> None:
     if 0 < len(lacking) < len(scale) * len(frames):
         frame, keyword = lacking[0]
         raise ValueError(
-            f"{frame.path}: {frame.name} lacks {keyword}, though the volume is scaled, so that its values are unknown;"
+            f"{frame.path}: {frame.name} lacks {keyword}, though the volume is scaled, so its values are unknown;"
             " export the series again"
         )
     for keyword in _UNITS:
@@ -84,7 +84,7 @@ def _check_scales(frames: Sequence[Frame]) -> None:
         frame.numbers("RescaleIntercept", 1)
         if slope is not None and slope[0] == 0:
             raise ValueError(
-                f"{frame.path}: RescaleSlope is 0 in {frame.name}, which makes all values one; export it again"
+                f"{frame.path}: RescaleSlope is 0 in {frame.name}, which makes all values equal; export it again"
             )
 
 
@@ -111,7 +111,7 @@ def _stored(path: Path, header: Dataset) -> np.ndarray:
     syntax = pydicom.uid.UID(str(header.file_meta.TransferSyntaxUID))
     dataset = read_dicom(path)
     if dataset is None:
-        raise ValueError(f"{path}: is not a DICOM file any more; read it again")
+        raise ValueError(f"{path}: is no longer a DICOM file; read it again")
     if not syntax.is_compressed:
         _check_length(path, dataset)
     stored = _decoded(path, dataset, syntax)
@@ -131,7 +131,7 @@ def _decoded(path: Path, dataset: Dataset, syntax: UID) -> np.ndarray:
         try:
             with _quiet():
                 return read(path, dataset)
-        except Exception as error:  # readers in C++ and Python raise what they like on a broken file
+        except Exception as error:  # readers in C++ and Python may raise any error on a broken file
             failures.append(error)
     remedy = " without compression (gdcmconv --raw)" if syntax.is_compressed else ""
     raise ValueError(
@@ -170,8 +170,8 @@ def _check_length(path: Path, dataset: Dataset) -> None:
 def _itk_reads(dataset: Dataset, syntax: UID) -> bool:
     """Whether ITK's GDCM gives the stored values.
 
-    It inverts MONOCHROME1, knows no private classes and no pixels in float, misreads 32 bits that are partly used or
-    big-endian, and stops at 8 bits that are partly used (ITK 5.4.7).
+    It inverts MONOCHROME1, supports neither private classes nor float pixels, misreads 32-bit pixels that are partly
+    used or big-endian, and fails on 8-bit pixels that are partly used (ITK 5.4.7).
     """
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1" or any(name in dataset for name in _FLOATS):
         return False
@@ -204,7 +204,7 @@ def _by_pydicom(path: Path, dataset: Dataset) -> np.ndarray:  # noqa: ARG001 - a
 def _quiet() -> Iterator[None]:
     """Without what the readers say themselves; the checks here make errors of it.
 
-    Libraries of codecs write to the process's stderr, past Python.
+    Codec libraries write directly to the process's stderr, bypassing Python.
     """
     try:
         kept = os.dup(2)
@@ -225,7 +225,7 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # before ITK is loaded, which ends the process over a warning that is an error
+        warnings.simplefilter("ignore")  # before ITK is loaded, which ends the process if a warning is an error
         shown = itk.ProcessObject.GetGlobalWarningDisplay()
         itk.ProcessObject.SetGlobalWarningDisplay(False)
         try:

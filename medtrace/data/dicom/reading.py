@@ -24,23 +24,23 @@ MODALITY = "modality"
 def read_dicom_image(path: str | Path, series: str | int | None = None, resample_tilt: bool = False) -> MetaTensor:
     """Read a DICOM file, or one volume of a folder.
 
-    Slices are grouped by series and by what makes volumes different (size, direction, echo, time, ...), sorted by
-    their positions along their normal, and scaled each by its own slope and intercept.
+    Slices are grouped by series and by what distinguishes volumes (size, direction, echo, time, ...), sorted by
+    their positions along their normal, and each scaled by its own slope and intercept.
 
     Args:
         path: a DICOM file, or a folder of DICOM files.
         series: which volume, where there are several (see `volumes.choose`).
         resample_tilt: resample a tilted series (CT with a tilted gantry) linearly onto a grid at right angles, which
-            covers all of it; what lies outside of the slices gets their lowest value.
+            covers all of it; voxels outside the slices get their lowest value.
 
     Returns:
         (1, columns, rows, slices) float32 in the modality's units, with its affine to RAS mm in float64.
 
     Raises:
-        ValueError: if the slices make no grid or cannot be read; the message names the file or folder.
+        ValueError: if the slices do not form a grid or cannot be read; the message names the file or folder.
 
     Warns:
-        Notice: if it was resampled, with the angle and what lies outside.
+        Notice: if it was resampled, with the angle and the value outside.
     """
     path = Path(path)
     with _headers_of(path):
@@ -51,7 +51,7 @@ def find_stack(path: Path, series: str | int | None = None) -> Stack:
     """The slices of the one volume, or of that which `series` names, in order and with their grid.
 
     Raises:
-        ValueError: if there is none, or several and none is named, or the slices make no grid.
+        ValueError: if there is none, or several and none is named, or the slices do not form a grid.
     """
     with _headers_of(path):
         frames = find_frames(path)
@@ -69,16 +69,16 @@ def _headers_of(path: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, IndexError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: a header holds what makes no series ({error}); export it again") from error
+        raise ValueError(f"{path}: a header holds values that no series can have ({error}); export it again") from error
 
 
 def _read(path: Path, series: str | int | None, resample_tilt: bool) -> MetaTensor:
     result = find_stack(path, series)
     if result.tilted and not resample_tilt:
         raise ValueError(
-            f"{path}: its slices are tilted by {result.tilt:.3g} degrees (each lies {np.hypot(*result.slide):.3g} mm"
-            " beside the one before, as with a tilted CT gantry); add --resample-tilt (resample_tilt=True) to resample"
-            " them onto a grid at right angles"
+            f"{path}: its slices are tilted by {result.tilt:.3g} degrees (each is shifted by"
+            f" {np.hypot(*result.slide):.3g} mm from the one before, as with a tilted CT gantry); add --resample-tilt"
+            " (resample_tilt=True) to resample them onto a grid at right angles"
         )
     values, affine = read_pixels(result.frames), result.affine
     if result.tilted:
@@ -113,6 +113,6 @@ def _upright(path: Path, values: np.ndarray, tilted: Stack) -> tuple[np.ndarray,
     notify(
         path,
         f"resampled from slices tilted by {tilted.tilt:.3g} degrees onto a grid at right angles of"
-        f" {' x '.join(map(str, moved.shape))} voxels; what lies outside of the slices is {fill:g}",
+        f" {' x '.join(map(str, moved.shape))} voxels; voxels outside the slices are {fill:g}",
     )
     return moved, affine

@@ -140,13 +140,13 @@ def choose(path: Path, volumes: Sequence[DicomVolume], series: str | int | None 
     """The one volume, or that which `series` names.
 
     Args:
-        path: where they lie, for messages.
+        path: where they are, for messages.
         volumes: of `group`.
-        series: number in the list of volumes (from 1; `list:1` is never anything else), SeriesInstanceUID,
+        series: number in the list of volumes (from 1; `list:1` always means that number), SeriesInstanceUID,
             SeriesNumber or SeriesDescription.
 
     Raises:
-        ValueError: if there are several and none is named, or the name fits none or several; the message lists them.
+        ValueError: if there are several and none is named, or the name matches none or several; the message lists them.
     """
     entries = dict(enumerate(volumes, start=1))
     if series is None:
@@ -164,9 +164,9 @@ def choose(path: Path, volumes: Sequence[DicomVolume], series: str | int | None 
     if len(fitting) == 1:
         return next(iter(fitting.values()))
     if not fitting:
-        raise ValueError(f"{path}: series: none is {given!r}; choose one with --series: {_listed(entries)}")
+        raise ValueError(f"{path}: series: none matches {given!r}; choose one with --series: {_listed(entries)}")
     raise ValueError(
-        f"{path}: series: {given!r} fits {len(fitting)} volumes; choose one with --series list:NUMBER:"
+        f"{path}: series: {given!r} matches {len(fitting)} volumes; choose one with --series list:NUMBER:"
         f" {_listed(fitting)}"
     )
 

@@ -2,11 +2,11 @@
 
 | file | columns | axes |
 |---|---|---|
-| medtrace's CSV | `Landmark, X, Y, Z` | RAS, or what the caller says |
-| 3D Slicer's `.fcsv` and `.mrk.json` | their own | as the file says |
-| CSV of ANTs | `x, y, z, t` | LPS, or what the caller says |
-| CSV of Learn2Reg, and others without names | `x, y, z`, or no header | what the caller says |
-| any table | `R, A, S` or `L, P, S` | as the columns say |
+| medtrace's CSV | `Landmark, X, Y, Z` | RAS, or as the caller specifies |
+| 3D Slicer's `.fcsv` and `.mrk.json` | their own | as the file specifies |
+| CSV of ANTs | `x, y, z, t` | LPS, or as the caller specifies |
+| CSV of Learn2Reg, and others without names | `x, y, z`, or no header | as the caller specifies |
+| any table | `R, A, S` or `L, P, S` | as the columns specify |
 """
 
 from __future__ import annotations
@@ -62,21 +62,21 @@ def read_landmarks(
 
     Args:
         path: the file.
-        space: the file's axes, "RAS" or "LPS" in mm, or "voxel" (array indices of `image`), for files that do not say
-            them; a file that says its own is believed. None is RAS for the columns `Landmark, X, Y, Z` and LPS for
+        space: the file's axes, "RAS" or "LPS" in mm, or "voxel" (array indices of `image`), for files that do not
+            specify them; a file's own axes take precedence. None is RAS for the columns `Landmark, X, Y, Z` and LPS for
             ANTs'.
-        image: on which the points are to lie.
+        image: the image that the points belong to.
 
     Returns:
         Names, and points (N, 3) float64 in RAS mm.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds no point, a number is none, a name occurs twice, nobody says the axes, or a point lies
-            outside of the image by more than 2 % of its diagonal and four voxels; the message names the file.
+        ValueError: if it holds no point, a value is not a number, a name occurs twice, the axes are not specified, or a
+            point lies outside the image by more than 2 % of its diagonal and four voxels; the message names the file.
 
     Warns:
-        Notice: if points are left out because 3D Slicer says that they are not set.
+        Notice: if points are left out because 3D Slicer marks them as not set.
 
     Example:
         >>> import tempfile
@@ -90,14 +90,14 @@ def read_landmarks(
         raise ValueError(f"space: expected one of {', '.join(SPACES)}, received {space!r}")
     read = _read(path, space)
     if not read.names:
-        raise ValueError(f"{path}: expected landmarks, received a file without a point; fill it in or leave it out")
+        raise ValueError(f"{path}: expected landmarks, received a file without a point; add points or leave it out")
     _check_names(path, read.names, read.rows)
     points = torch.tensor(read.points, dtype=torch.float64).reshape(-1, 3)
     if read.flat and image is not None:
         points[:, 2] = _height(path, image) if read.space != "voxel" else 0.0
     if read.space == "voxel":
         if image is None:
-            raise ValueError(f"{path}: landmarks in voxels need the image that they belong to; give them in mm")
+            raise ValueError(f"{path}: landmarks in voxels need the image they belong to; give them in mm")
         points = image.grid.to_mm(points)
     elif read.space == "LPS":
         points = points * torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)
@@ -119,7 +119,7 @@ def write_points(path: str | os.PathLike, names: Sequence[str], points: Tensor) 
     """Write points (N, 3), RAS mm, as the file's ending says: .csv, 3D Slicer's .fcsv or .mrk.json.
 
     Raises:
-        ValueError: if the ending is another.
+        ValueError: if the ending is not one of these.
     """
     path = Path(path)
     lower = path.name.lower()
@@ -158,7 +158,7 @@ def check_on_image(
     if far:
         worst = int(outside.argmax())
         raise ValueError(
-            f"{path}: {names[worst]!r} lies {outside[worst]:.4g} mm outside of {image.path} ({far} of {len(names)}"
+            f"{path}: {names[worst]!r} lies {outside[worst]:.4g} mm outside {image.path} ({far} of {len(names)}"
             f" landmarks do, read as {space}); check that they belong to this image, and their axes (landmark_space)"
         )
 

@@ -36,7 +36,7 @@ def read_slicer_table(path: Path, text: str, space: str | None) -> Landmarks:
     """Read an .fcsv: comments tell the axes and the columns.
 
     Raises:
-        ValueError: if it does not say its axes, or in voxels, or a row is damaged.
+        ValueError: if its axes are not specified or are in voxels, or a row is damaged.
     """
     comments = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
     said = dict(re.split(r"\s*=\s*", line, maxsplit=1) for line in comments if "=" in line)
@@ -44,7 +44,7 @@ def read_slicer_table(path: Path, text: str, space: str | None) -> Landmarks:
     missing = [name for name in ("x", "y", "z") if name not in columns]
     if missing:
         raise ValueError(f"{path}: expected the columns x, y, z in '# columns = ...', received {', '.join(columns)}")
-    old = "Fiducial List" in text.lstrip()[:200]  # of Slicer 3, which knew RAS alone
+    old = "Fiducial List" in text.lstrip()[:200]  # from Slicer 3, which only knew RAS
     own = _axes(path, said.get("CoordinateSystem", "RAS" if old else None), space)
     names, points, rows = [], [], []
     for line, content in enumerate(text.splitlines(), start=1):
@@ -65,7 +65,7 @@ def read_markups_json(path: Path, text: str, space: str | None) -> Landmarks:
     """Read a .mrk.json: the control points of all its lists.
 
     Raises:
-        ValueError: if it is not 3D Slicer's, holds no points, or a list is of another kind or in other units.
+        ValueError: if it is not from 3D Slicer, holds no points, or a list is of another type or in other units.
     """
     try:
         content = json.loads(text)
@@ -91,7 +91,7 @@ def read_markups_json(path: Path, text: str, space: str | None) -> Landmarks:
             names.append(name)
             points.append([-position[0], -position[1], position[2]] if own == "LPS" else position)
     if unset:
-        notify(path, f"left out {', '.join(unset)}, which 3D Slicer says are not set")
+        notify(path, f"left out {', '.join(unset)}, which 3D Slicer marks as not set")
     return Landmarks(names, points, "RAS", range(1, len(names) + 1))
 
 
@@ -121,8 +121,7 @@ def _checked_axes(path: Path, markup: Mapping[str, Any], space: str | None) -> s
     kind = markup.get("type", "Fiducial")
     if kind not in _POINTS:
         raise ValueError(
-            f"{path}: holds a markup of type {kind}, which is not a list of points; save the points alone from 3D"
-            f" Slicer"
+            f"{path}: holds a markup of type {kind}, which is not a list of points; save only the points from 3D Slicer"
         )
     units = markup.get("coordinateUnits", "mm")
     if units not in ("mm", ["mm", "mm", "mm"]):
@@ -134,7 +133,7 @@ def _axes(path: Path, said: Any, space: str | None) -> str:
     """The axes that a file says, or the caller where it says none."""
     if said is None:
         if space not in ("RAS", "LPS"):
-            raise ValueError(f"{path}: does not say its coordinate system; say landmark_space: RAS or LPS")
+            raise ValueError(f"{path}: does not specify its coordinate system; set landmark_space to RAS or LPS")
         return space
     own = _SPACES.get(str(said).strip().upper())
     if own not in ("RAS", "LPS"):

@@ -33,11 +33,11 @@ def read_table(path: Path, text: str, space: str | None) -> Landmarks:
     """Read a table.
 
     Raises:
-        ValueError: if its columns or a number cannot be reported, or nobody says the axes.
+        ValueError: if its columns or a number cannot be interpreted, or the axes are not specified.
     """
     rows = table_rows(path, text)
     if not rows:
-        raise ValueError(f"{path}: expected landmarks, received a file without a point; fill it in or leave it out")
+        raise ValueError(f"{path}: expected landmarks, received a file without a point; add points or leave it out")
     first = rows[0][1]
     titles = {_plain(cell) for cell in first}
     if any(map(_is_number, first)) and not any(pair <= titles for pair in ({"x", "y"}, {"r", "a"}, {"l", "p"})):
@@ -59,7 +59,7 @@ def table_rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         raise ValueError(f"{path}: cannot be read as CSV ({error}); write it again") from error
     if len(cells) != len(lines) - start:
-        raise ValueError(f"{path}: a quoted text runs over several lines; write it on one")
+        raise ValueError(f"{path}: a quoted text spans several lines; write it on one")
     rows = [(start + k, [cell.strip() for cell in row]) for k, row in enumerate(cells, start=1)]
     return [(line, row) for line, row in rows if any(row)]
 
@@ -68,7 +68,7 @@ def number(path: Path, row: int, column: str, cell: str) -> float:
     """A coordinate.
 
     Raises:
-        ValueError: if it is none; the message names the file, the row and the column.
+        ValueError: if it is not a number; the message names the file, the row and the column.
     """
     place = f"{path}: row {row}, {column}"
     if _DECIMAL_COMMA.fullmatch(cell):
@@ -88,7 +88,7 @@ def _with_header(path: Path, header: list[str], rows: list[tuple[int, list[str]]
     chosen = own or space or ("LPS" if ants else "RAS" if names else None)
     if chosen is None:
         raise ValueError(
-            f"{path}: columns {', '.join(header)} do not tell the axes; say landmark_space: RAS, LPS or voxel"
+            f"{path}: columns {', '.join(header)} do not specify the axes; set landmark_space to RAS, LPS or voxel"
         )
     used = max((*axes, *names))
     points, kept = [], []
@@ -96,7 +96,7 @@ def _with_header(path: Path, header: list[str], rows: list[tuple[int, list[str]]
         if len(row) > len(header) and any(row[len(header) :]):
             raise ValueError(
                 f"{path}: row {line}: expected {len(header)} cells as in the header, received {len(row)}; correct the"
-                " file (decimal commas are not points)"
+                " file (numbers need decimal points, not commas)"
             )
         if len(row) <= used:
             row = row + [""] * (used + 1 - len(row))
@@ -111,7 +111,7 @@ def _with_header(path: Path, header: list[str], rows: list[tuple[int, list[str]]
         labels = [row[column] for _, row in kept]
         if not ants or (all(labels) and len(set(labels)) == len(labels)):
             break
-        labels = numbered  # ANTs' labels are numbers that need not differ
+        labels = numbered  # ANTs' labels are numbers that need not be unique
     return Landmarks(labels, points, chosen, [line for line, _ in kept], len(axes) == 2)
 
 
@@ -137,7 +137,7 @@ def _name_columns(header: list[str], axes: list[int], ants: bool) -> list[int]:
 def _check_one_time(path: Path, column: int, rows: list[tuple[int, list[str]]]) -> None:
     times = {row[column] for _, row in rows if column < len(row)}
     if len(times) > 1:
-        raise ValueError(f"{path}: column t holds {len(times)} points in time; keep the rows of one")
+        raise ValueError(f"{path}: column t holds {len(times)} time points; keep the rows of one")
 
 
 def _without_header(path: Path, rows: list[tuple[int, list[str]]], space: str | None) -> Landmarks:
@@ -149,7 +149,7 @@ def _without_header(path: Path, rows: list[tuple[int, list[str]]], space: str | 
     if width - named == 6:
         raise ValueError(
             f"{path}: holds six numbers a row, pairs of points of two images; write the first three and the last three"
-            " into their own file each"
+            " into separate files"
         )
     if width - named not in (2, 3):
         raise ValueError(
@@ -157,7 +157,7 @@ def _without_header(path: Path, rows: list[tuple[int, list[str]]], space: str | 
             f" {width} cells; name the columns"
         )
     if space is None:
-        raise ValueError(f"{path}: has no header and does not tell the axes; say landmark_space: RAS, LPS or voxel")
+        raise ValueError(f"{path}: has no header that specifies the axes; set landmark_space to RAS, LPS or voxel")
     points = [
         [*(number(path, line, f"column {k}", row[k - 1]) for k in range(1 + named, width + 1)), 0.0][:3]
         for line, row in rows

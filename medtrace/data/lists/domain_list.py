@@ -21,10 +21,10 @@ def read_domains(sources: str | os.PathLike, targets: str | os.PathLike) -> list
     """Read the images of two domains, each as a `Pair` of one side.
 
     Args:
-        sources: images of the domain to translate from: a list (.csv or .json: `subject`, `image` and, as wanted,
+        sources: images of the domain to translate from: a list (.csv or .json: `subject`, `image` and, optionally,
             `case`, `contrast`, `mask`, `labels`, `lesion`, `series`, `split`), or a folder or text file of images, each
-            of which then counts as its own subject, called as its file.
-        targets: likewise of the domain to translate to. A subject of one name in both is one subject.
+            of which then counts as its own subject, named after its file.
+        targets: likewise of the domain to translate to. A name in both stands for one subject.
 
     Raises:
         FileNotFoundError: if a list or an image does not exist.
@@ -96,6 +96,6 @@ def check_contrasts_apart(pairs: Sequence[Pair]) -> None:
     names = [{image.contrast for pair in pairs for image in pair.images if image.side == side} for side in SIDES]
     if names[0] & names[1]:
         raise ValueError(
-            f"contrast: expected other names for sources and targets, received {min(names[0] & names[1])!r} for both;"
-            " name them by the column contrast, or by --source-contrast and --target-contrast"
+            f"contrast: expected different names for sources and targets, received {min(names[0] & names[1])!r} for"
+            " both; name them in the column contrast, or with --source-contrast and --target-contrast"
         )

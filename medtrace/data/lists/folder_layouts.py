@@ -35,7 +35,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not JSON.
     """
     try:
         return json.loads(read_text(path))
@@ -147,7 +147,7 @@ def read_acdc(place: Path) -> list[Study]:
             image = _image(folder, f"{folder.name}_frame{number.zfill(2)}")
             if not number.isdigit() or image is None:
                 raise ValueError(
-                    f"{folder / 'Info.cfg'}: {visit}: expected the number of a frame that is there, received"
+                    f"{folder / 'Info.cfg'}: {visit}: expected the number of an existing frame, received"
                     f" {number!r}; take an intact copy"
                 )
             labels = _image(folder, f"{folder.name}_frame{number.zfill(2)}_gt")

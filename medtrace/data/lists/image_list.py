@@ -32,12 +32,12 @@ class ListedImage:
 
     Attributes:
         path: file, or folder of one DICOM series.
-        name: name of its result; unlike every other one also where case and Unicode form do not count.
+        name: name of its result; unique even if case and Unicode form are ignored.
         mask: foreground of the image on its grid.
         contrast: contrast of the image, where a run was trained on several.
         series: which volume of a DICOM folder that holds several (see `medtrace.data.reading.read_image`).
-        sources: of a run that reads several contrasts, each that is there → its file and which volume of it; `path` is
-            the first. Otherwise empty.
+        sources: for a run that reads several contrasts, each present contrast → its file and which volume of it; `path`
+            is the first. Otherwise empty.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class ListedImage:
 def is_one_image(path: str | os.PathLike) -> bool:
     """Whether a path is one image: a file that is not a list, or a folder of one DICOM series.
 
-    A folder that holds nothing but folders, or more scans (NIfTI, NRRD, MetaImage) and natural images than files that
+    A folder that holds only folders, or more scans (NIfTI, NRRD, MetaImage) and natural images than files that
     may be DICOM, holds several images.
     """
     path = Path(path)
@@ -74,14 +74,14 @@ def is_one_image(path: str | os.PathLike) -> bool:
 def list_images(paths: Sequence[str | os.PathLike], *, several: bool = False) -> list[ListedImage]:
     """The images that paths stand for.
 
-    An image is named after its file without ending; images that would share a name take as many of their folders' names
-    before it as it takes to distinguish them.
+    An image is named after its file without ending; images that would share a name are prefixed with as many of their
+    folders' names as are needed to distinguish them.
 
     Args:
         paths: images; folders of images, searched with their sub-folders; lists: CSV or JSON with the column `image`
-            and, as wanted, `name`, `mask`, `contrast` and `series`, or a text file with a path a line; a pair list, of
-            which `source`, or `source_NAME` of each contrast (any may be empty but one), are read. Paths in a list are
-            relative to its folder.
+            and, optionally, `name`, `mask`, `contrast` and `series`, or a text file with one path per line; a pair
+            list, of which `source`, or `source_NAME` of each contrast (all but one may be empty), is read. Paths in a
+            list are relative to its folder.
         several: whether a row may hold several contrasts (`ListedImage.sources`).
 
     Raises:
@@ -91,7 +91,7 @@ def list_images(paths: Sequence[str | os.PathLike], *, several: bool = False) ->
     found = [image for path in paths for image in _images_of(Path(path))]
     if not several and (divided := next((image for image in found if image.sources), None)) is not None:
         raise ValueError(
-            f"images: expected one contrast an image, received {', '.join(divided.sources)} of {divided.name}; give a"
+            f"images: expected one contrast per image, received {', '.join(divided.sources)} of {divided.name}; give a"
             " list with the column image"
         )
     if not found:
@@ -159,7 +159,7 @@ def _read_table(path: Path) -> list[ListedImage]:
     unused = [name for name in table.unused if not _of_pairs(name)] if names & {*PAIRED, *table.parts} else table.unused
     if unused:
         raise ValueError(
-            f"{path}: expected the column image and, as wanted, name, mask, contrast and series, received"
+            f"{path}: expected the column image and, optionally, name, mask, contrast and series, received"
             f" {', '.join(unused)}; rename or remove it"
         )
     contrasts = divided_sides(path, table.parts, [row for _, row in table.rows]).get("source", ())

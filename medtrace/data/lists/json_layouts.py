@@ -115,8 +115,8 @@ def is_decathlon(place: Path) -> bool:
 def read_decathlon(place: Path) -> list[Study]:
     """The cases of a MONAI data list: `{"training": [{"image": ..., "label": ...}, ...], "test": [...]}`.
 
-    Every entry that is a path names a contrast by its key: `{"T1": ..., "T2": ...}`. `image` is called as `modality`
-    (or `channel_names`) says, and may be a list of files, one for each, or one file of four axes that holds a volume
+    Every entry that is a path names a contrast by its key: `{"T1": ..., "T2": ...}`. `image` is named by `modality`
+    (or `channel_names`), and may be a list of files, one for each, or one file of four axes that holds a volume
     for each, as in the Medical Segmentation Decathlon; `label` holds labels and `mask` a mask. A case's subject is its
     `subject`, `subject_id`, `patient_id` or `id`, else the image's name.
 
@@ -159,7 +159,7 @@ def _study(where: str, path: Path, entry: Mapping[str, Any], names: Mapping[int,
         if len(called) != len(files) or len(set(called)) < len(called):
             raise ValueError(
                 f"{where}: {key}: expected one file for each of {', '.join(dict.fromkeys(called))}, received"
-                f" {len(files)}; split it into a file a contrast"
+                f" {len(files)}; split it into one file per contrast"
             )
         images |= {name: existing(f"{where}: {key}", path.parent, file) for name, file in zip(called, files)}
     if not images:
@@ -174,7 +174,7 @@ def _check_volumes(where: str, folder: Path, file: str, called: Sequence[str]) -
     image = existing(f"{where}: image", folder, file)
     told = f"{where}: image: expected one file for each of {', '.join(dict.fromkeys(called))}, or one of four axes"
     if not image.name.lower().endswith(VOLUMES):
-        raise ValueError(f"{told}, received {image}; split it into a file a contrast")
+        raise ValueError(f"{told}, received {image}; split it into one file per contrast")
     shape = read_volume_grid(image).shape
     count = shape[3] if len(shape) > 3 else 1
     if count != len(called) or len(set(called)) < len(called):

@@ -1,6 +1,6 @@
 """Sources of real images on disk: a list, or the layout of a published data set.
 
-A layout reader returns `Pair` or `Study` records and touches no voxel.
+A layout reader returns `Pair` or `Study` records and does not read any voxels.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class _Layout:
 
     Attributes:
         title: for people.
-        recognize: whether a place has it.
+        recognize: whether a file or folder has it.
         read: its studies, of which selections make pairs; or its pairs, given the selections.
-        select: selections where nothing else is asked for.
+        select: selections where none are given.
     """
 
     title: str
@@ -141,7 +141,7 @@ def read_layout(source: str | Path, select: Sequence[str] = (), layout: str | No
 
     Raises:
         FileNotFoundError: if there is no such place, or an image of it is missing.
-        ValueError: if no layout is recognized, or what is asked for is not there.
+        ValueError: if no layout is recognized, or a selection is not there.
     """
     place = Path(source)
     name = _recognized(place, layout)
@@ -203,7 +203,7 @@ def read_brats_reg(folder: str | Path, contrasts: Sequence[str] = ("t1",)) -> li
 
     Raises:
         FileNotFoundError: if the folder holds no subject, or a subject lacks a scan.
-        ValueError: if a scan is ambiguous or no contrast is asked for.
+        ValueError: if a scan is ambiguous or no contrast is given.
     """
     folder = Path(folder)
     if not contrasts:

@@ -26,7 +26,7 @@ def check_name(what: str, name: str, remedy: str = "it names files, so rename it
     """Check the name of a subject, a case or a contrast.
 
     Args:
-        what: of what it is, with its place, for messages.
+        what: what it names, with its location, for messages.
         name: letters of any language, digits, and . _ + - inside.
         remedy: the end of the message.
 
@@ -34,7 +34,7 @@ def check_name(what: str, name: str, remedy: str = "it names files, so rename it
         The name in composed form, see `normalized`.
 
     Raises:
-        ValueError: if it has other characters, or no system-independent file can be called so.
+        ValueError: if it has other characters, or cannot name files on every system.
 
     Example:
         >>> check_name("subject", "Łukasz_2")
@@ -55,7 +55,7 @@ def check_file_name(what: str, name: str, remedy: str = "rename it") -> None:
     """
     stem = name_key(name).split(".")[0].strip()
     if stem in _RESERVED:
-        reason = f"{stem} is a device of Windows, whatever its ending"
+        reason = f"{stem} is a device name on Windows, whatever its ending"
     elif name != name.rstrip(". "):
         reason = "it ends with a dot or a space, which Windows drops"
     elif name.startswith("."):

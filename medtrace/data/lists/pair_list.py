@@ -81,13 +81,13 @@ class Pair:
         source_landmarks: file of points in the source (see `medtrace.data.landmarks.points`).
         target_landmarks: the same points in the target.
         landmark_space: "RAS" (NIfTI) or "LPS" (ITK, DICOM) in mm, or "voxel", the axes of both files where they do not
-            say them; None leaves it to the files.
+            specify them; None leaves it to the files.
         source_series: which volume of the source's DICOM folder, where it holds several (see `reading.read_image`).
         target_series: likewise of the target.
-        split: "training", "validation" or "test", as a published split has it; empty where the list leaves it open.
+        split: "training", "validation" or "test", as in a published split; empty where the list leaves it open.
         sources: where a network reads several images at once, each in its channel, None where the pair lacks it;
             otherwise empty.
-        targets: likewise what it makes, none missing.
+        targets: likewise the images that it makes; none is missing.
         channels: contrasts of `sources`.
         origin: where the record was read, for error messages.
     """
@@ -160,18 +160,18 @@ def read_pair_list(path: str | Path) -> list[Pair]:
             voxel), `source_series`, `target_series` (volumes of DICOM folders that hold several), `split` (training,
             validation or test; of all pairs or of none). Where a network reads or makes several contrasts at once,
             `source_NAME` or `target_NAME` of each stand in place of `source` or `target` (in JSON also `"source":
-            {"T1": ..., "FLAIR": ...}`); a pair may lack sources but one, and `source_NAME_series` goes with it.
+            {"T1": ..., "FLAIR": ...}`); a pair may lack all sources but one, and `source_NAME_series` goes with it.
             Lesions, labels and landmarks are then of the first source that a pair has, and of the first target. Paths
             are relative to the folder of the list. Any spreadsheet's CSV is read, see `read_table`; columns of other
-            names are not used, which is said.
+            names are ignored, with a warning.
 
     Returns:
         One record per row, in order.
 
     Raises:
         FileNotFoundError: if the list or a file that it names does not exist.
-        ValueError: if a column or value is missing, a name cannot be a file name on every system, two names differ in
-            case or Unicode form alone, a case occurs twice, or a subject is in two splits.
+        ValueError: if a column or value is missing, a name cannot be a file name on every system, two names differ
+            only in case or Unicode form, a case occurs twice, or a subject is in two splits.
     """
     path = Path(path)
     if not path.exists():
@@ -202,7 +202,7 @@ def divided_sides(path: Path, parts: Sequence[str], rows: Sequence[Mapping[str, 
     """The contrasts of each side that a list gives in columns of their own, in order.
 
     Raises:
-        ValueError: if a side stands in one column and in several, or a name is none.
+        ValueError: if a side is given both in one column and in several, or a name is invalid.
     """
     result: dict[str, list[str]] = {}
     for part in parts:
@@ -315,8 +315,8 @@ def _check_names(path: Path, pairs: Sequence[Pair]) -> None:
             other, place = first.setdefault(name_key(name), (name, pair))
             if other != name:
                 raise ValueError(
-                    f"{pair.origin}: {what} {name!r} and {other!r} ({_place(path, place)}) differ in case or Unicode"
-                    " form alone; write one name in one way, or give two names"
+                    f"{pair.origin}: {what} {name!r} and {other!r} ({_place(path, place)}) differ only in case or"
+                    " Unicode form; spell one name in one way, or give two names"
                 )
     same: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
@@ -324,15 +324,15 @@ def _check_names(path: Path, pairs: Sequence[Pair]) -> None:
     for key, result in same.items():
         places = ", ".join(_place(path, pair) for pair in result)
         if len(result) > 1:
-            alone = "" if len({pair.name for pair in result}) == 1 else ", but for case or Unicode form"
+            alone = "" if len({pair.name for pair in result}) == 1 else ", ignoring case and Unicode form"
             raise ValueError(
                 f"{path}: case {result[0].name!r} occurs more than once ({places}){alone}; give every pair of a subject"
                 " its own name in the column case"
             )
         for longer in same.get(f"{key}_source", ()):
             raise ValueError(
-                f"{longer.origin}: case {longer.name!r} would share files with {result[0].name!r} ({places}), which"
-                " end so with a lesion; rename it"
+                f"{longer.origin}: case {longer.name!r} would share files with {result[0].name!r} ({places}),"
+                " whose lesion files have that ending; rename it"
             )
 
 

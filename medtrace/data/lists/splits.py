@@ -14,7 +14,7 @@ def split_by_subject(
 ) -> dict[str, list[Pair]]:
     """Divide pairs into training, validation and test so that no subject is in two of them.
 
-    Subjects are shuffled by the seed and dealt by largest remainder: 160 subjects at (0.7, 0, 0.3) give 112 and 48
+    Subjects are shuffled by the seed and divided by largest remainder: 160 subjects at (0.7, 0, 0.3) give 112 and 48
     (TraceTrans, Datasets).
 
     Args:
@@ -26,7 +26,7 @@ def split_by_subject(
         The pairs of each split; a fraction of 0 gives an empty list.
 
     Raises:
-        ValueError: if shares are negative, do not sum to 1, or leave a wanted split without a subject.
+        ValueError: if fractions are negative, do not sum to 1, or leave a requested split without a subject.
     """
     shares = _shares(fractions)
     subjects = sorted({pair.subject for pair in pairs})
@@ -35,7 +35,7 @@ def split_by_subject(
     if empty:
         raise ValueError(
             f"fractions: {shares} of {len(subjects)} subject(s) leave {', '.join(empty)} empty; add subjects or set"
-            " that share to 0"
+            " that fraction to 0"
         )
     order = np.random.default_rng(seed).permutation(len(subjects))
     split_of, start = {}, 0
@@ -51,7 +51,7 @@ def split_domains(
 ) -> dict[str, list[Pair]]:
     """Divide the images of two domains so that no subject is in two splits, on whichever side.
 
-    Subjects of the sources alone, of the targets alone and of both are dealt each as `split_by_subject` deals.
+    Subjects of only the sources, only the targets and both are each divided as by `split_by_subject`.
 
     Args:
         pairs: pairs of one side each, see `read_domains`.
@@ -61,7 +61,7 @@ def split_domains(
         The images of each split.
 
     Raises:
-        ValueError: if shares are wrong, or the training is left without a source or a target.
+        ValueError: if fractions are wrong, or the training is left without a source or a target.
     """
     shares = _shares(fractions)
     sides: dict[str, set[str]] = {}
@@ -116,7 +116,7 @@ def _shares(fractions: Sequence[float] | Mapping[str, float]) -> dict[str, float
         shares = {name: float(fractions.get(name, 0)) for name in SPLITS}
     else:
         if len(fractions) != len(SPLITS):
-            raise ValueError(f"fractions: expected three shares ({', '.join(SPLITS)}), received {tuple(fractions)}")
+            raise ValueError(f"fractions: expected three numbers ({', '.join(SPLITS)}), received {tuple(fractions)}")
         shares = dict(zip(SPLITS, map(float, fractions)))
     if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"fractions: expected fractions of at least 0 that sum to 1, received {shares}")

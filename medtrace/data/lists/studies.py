@@ -33,7 +33,7 @@ class Study:
         volumes: contrast → which volume of its file, where that holds several.
         variants: name of an image by which it differs from others of its contrast (see `variants`) → file; those of
             a contrast of which there is one are in `images` too.
-        time: of the visit, in a unit and from a day of the layout's, where it is on record.
+        time: of the visit, in the layout's own unit and from its own day zero, where it is on record.
     """
 
     subject: str
@@ -65,9 +65,9 @@ class Study:
         if len(found) > 1:
             longest = max(found, key=len)
             raise ValueError(
-                f"{self.origin}: expected one {name} a subject and date, received {', '.join(found)}; ask for one by"
-                f" its entities, such as --select {longest}, or for each as a case of its own, such as --select"
-                f" {single(longest)}; or write a pair list that says which"
+                f"{self.origin}: expected one {name} per subject and date, received {', '.join(found)}; select one by"
+                f" its entities, such as --select {longest}, or each as a separate case, such as --select"
+                f" {single(longest)}; or write a pair list that specifies which"
             )
         return PairImage(side, channel, contrast_of(name), self.variants[found[0]]) if found else None
 
@@ -85,7 +85,7 @@ class Selection(NamedTuple):
         """Parse `SOURCE[,SOURCE...]:TARGET[,TARGET...]`, or `CONTRAST`.
 
         Raises:
-            ValueError: if it is written in another way.
+            ValueError: if it is written in any other way.
 
         Example:
             >>> Selection.of("T1,FLAIR:T2")
@@ -107,17 +107,17 @@ def pairs_of(studies: Sequence[Study], select: Sequence[str], place: Path) -> li
 
     Args:
         studies: studies of a layout.
-        select: selections, see `Selection.of`. Sources may be missing but one, where there are several.
+        select: selections, see `Selection.of`. Where there are several sources, all but one may be missing.
         place: of the layout, for messages.
 
     Raises:
-        ValueError: if nothing is asked for, a contrast is unknown, or no study has what is asked for.
+        ValueError: if nothing is selected, a contrast is unknown, or no study has what is selected.
     """
     known = sorted({name for study in studies for name in study.names})
     if not select:
         raise ValueError(
-            f"{place}: has {', '.join(known)}; say what is to become what by --select SOURCE:TARGET, or by --select"
-            " CONTRAST of two dates"
+            f"{place}: has {', '.join(known)}; specify what becomes what with --select SOURCE:TARGET, or with"
+            " --select CONTRAST for two dates"
         )
     pairs: list[Pair] = []
     variants = [name for study in studies for name in study.variants]
@@ -141,12 +141,12 @@ def images_of(studies: Sequence[Study], select: Sequence[str], side: str, place:
 
     Args:
         studies: studies of a layout.
-        select: contrasts; none is the only one that there is.
+        select: contrasts; none selects the only one there is.
         side: "source" or "target".
         place: of the layout, for messages.
 
     Raises:
-        ValueError: if a contrast is unknown, or there are several and none is asked for.
+        ValueError: if a contrast is unknown, or there are several and none is selected.
     """
     known = sorted({name for study in studies for name in study.names})
     variants = [name for study in studies for name in study.variants]
@@ -154,7 +154,7 @@ def images_of(studies: Sequence[Study], select: Sequence[str], side: str, place:
     asked = [name for name in select if name in known or matching(variants, name)]
     wanted = asked or (known if len(known) == 1 else [])
     if not wanted:
-        raise ValueError(f"{place}: has {', '.join(known)}; choose the {side}s by --select CONTRAST")
+        raise ValueError(f"{place}: has {', '.join(known)}; choose the {side}s with --select CONTRAST")
     pairs = []
     for name in wanted:
         for study in studies:
@@ -173,7 +173,7 @@ def _within(studies: Sequence[Study], selection: Selection, suffix: str) -> list
     dates, names = zip(*map(session_of_all, selection))
     if any(dates) and not all(dates):
         raise ValueError(
-            f"select: expected a date on both sides or on none, received {', '.join(filter(None, dates))} alone; write"
+            f"select: expected a date on both sides or neither, received {', '.join(filter(None, dates))} alone; write"
             " such as ses-pre_T1w:ses-post_T1w"
         )
     if any(dates):
@@ -201,7 +201,7 @@ def _within(studies: Sequence[Study], selection: Selection, suffix: str) -> list
     if lacking:
         count = lacking + len(pairs)
         what = "subjects lack a date or contrast" if any(dates) else "studies lack a contrast"
-        LOGGER.warning("%d of %d %s that is asked for and are left out", lacking, count, what)
+        LOGGER.warning("%d of %d %s that is selected and are left out", lacking, count, what)
     return pairs
 
 

@@ -59,18 +59,18 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
     """Read a list of records.
 
     CSV may be separated by commas, semicolons, tabs or bars, in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
-    Blank lines and lines that begin with # mean nothing; the case of a column's name does not count.
+    Blank lines and lines that begin with # are ignored; the case of a column's name does not matter.
 
     Args:
         path: a JSON list of objects (or `{"pairs": [...]}`) where it ends in .json, otherwise CSV with a header.
         required: columns that must be there.
         optional: columns that may be.
         divided: of the columns, those that may stand in parts instead: `source_T1` and `source_FLAIR`, or in JSON
-            `"source": {"T1": ..., "FLAIR": ...}`. The case of a part's name counts.
+            `"source": {"T1": ..., "FLAIR": ...}`. The case of a part's name matters.
 
     Raises:
-        ValueError: if it cannot be read, a column is missing, doubled or misspelled, or a row has other cells than the
-            header; the message names the list and the row.
+        ValueError: if it cannot be read, a column is missing, duplicated or misspelled, or a row's cells do not match
+            the header; the message names the list and the row.
     """
     columns = _Columns(required, optional, divided)
     return _from_json(path, columns) if path.suffix.lower() == ".json" else _from_csv(path, columns)
@@ -174,13 +174,13 @@ def _check_spelling(place: str, name: str, plain: str, columns: _Columns) -> Non
 def _check_cells(place: str, cells: Sequence[str], columns: Sequence[str], separator: str) -> None:
     if any(cell.strip() for cell in cells[len(columns) :]):
         raise ValueError(
-            f"{place}: expected {len(columns)} cells, as the header has, received {len(cells)}; quote a cell that holds"
-            f" a {SEPARATORS.get(separator, separator)}, or remove what is too much"
+            f"{place}: expected {len(columns)} cells, as in the header, received {len(cells)}; quote a cell that holds"
+            f" a {SEPARATORS.get(separator, separator)}, or remove the extra cells"
         )
     if len(cells) < len(columns):
         raise ValueError(
-            f"{place}: no value for {columns[len(cells)]}: expected {len(columns)} cells, as the header has, received"
-            f" {len(cells)}; fill the row up with separators, or remove it"
+            f"{place}: no value for {columns[len(cells)]}: expected {len(columns)} cells, as in the header, received"
+            f" {len(cells)}; pad the row with separators, or remove it"
         )
 
 
@@ -242,5 +242,5 @@ def _cell(place: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f"{place}: expected text, received {json.dumps(value)[:40]}; put it into quotes")
+        raise ValueError(f"{place}: expected text, received {json.dumps(value)[:40]}; put it in quotes")
     return str(value).strip()

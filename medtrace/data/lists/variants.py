@@ -1,7 +1,7 @@
 """Images of one contrast that a study has several of, such as runs: how they are called and asked for.
 
-A variant is called as BIDS calls its file, without subject and date: `acq-mprage_run-01_T1w`. It is asked for by its
-contrast and as many of its entities as it takes: `run-01_T1w`.
+A variant is named like its BIDS file, without subject and date: `acq-mprage_run-01_T1w`. It is selected by its
+contrast and as many of its entities as are needed: `run-01_T1w`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def in_order(visits: Sequence[str], times: Sequence[float | None], origin: str) 
         origin: origin of the subject, for messages.
 
     Raises:
-        ValueError: if neither times nor numbers tell the order.
+        ValueError: if neither times nor numbers determine the order.
 
     Example:
         >>> in_order(["m12", "m6"], [None, None], "sub-01")
@@ -40,8 +40,8 @@ def in_order(visits: Sequence[str], times: Sequence[float | None], origin: str) 
         return sorted(positions, key=numbers.__getitem__)
     first, second = visits[:2]
     raise ValueError(
-        f"{origin}: expected dates whose order is known, received {', '.join(visits)}; say which becomes which, such as"
-        f" --select {SESSION}{first}_T1w:{SESSION}{second}_T1w, or give their acq_time in sessions.tsv"
+        f"{origin}: expected dates whose order is known, received {', '.join(visits)}; specify which becomes which, as"
+        f" with --select {SESSION}{first}_T1w:{SESSION}{second}_T1w, or give their acq_time in sessions.tsv"
     )
 
 
@@ -61,7 +61,7 @@ def session_of_all(names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
     """Likewise for the images of one side, which share a date.
 
     Raises:
-        ValueError: if they are of several.
+        ValueError: if they are from several dates.
     """
     parts = [session_of(name) for name in names]
     dates = dict.fromkeys(date for date, _ in parts)
@@ -77,7 +77,7 @@ def times_of_sessions(path: Path) -> dict[str, float]:
     """Session → seconds of its `acq_time`, as BIDS's `sub-01_sessions.tsv` has it; nothing where there is no file.
 
     Raises:
-        ValueError: if a time is none.
+        ValueError: if a time is not a date.
     """
     if not path.is_file():
         return {}

@@ -8,12 +8,11 @@
 | TIFF of more than 8 bits, signed or real numbers | tifffile, see `natural_images.tiff` | the file's values |
 
 One page of several must be chosen. Transparency must not be used. CMYK and other colors that depend on a profile,
-JPEG of 12 bits, and whole numbers that float32 does not hold are refused.
+12-bit JPEG, and whole numbers that float32 cannot hold are refused.
 
 MONAI's `PILReader` transposes a natural image, so that its first axis runs along a row to the right and its second
-down;
-medtrace keeps that, because it is NIfTI's and ITK's order too, and adds the affine that ITK gives a natural image: 1 mm
-pixels, x to the left and y to the back of the body, which viewers show upright. EXIF rotation is applied.
+down; medtrace keeps that, because it is also NIfTI's and ITK's order, and adds the affine that ITK gives a natural
+image: 1 mm pixels, x to the left and y to the back of the body, which viewers show upright. EXIF rotation is applied.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def read_natural_image(path: Path, page: int | None = None) -> MetaTensor:
         depth, pixels = _pixels(path, path.read_bytes(), page)
     except NaturalImageError as error:
         raise ValueError(f"{path}: {error}") from None
-    except Exception as error:  # the plugins of three libraries raise what they like on a broken file
+    except Exception as error:  # the plugins of three libraries may raise any error on a broken file
         if str(error).startswith(str(path)):
             raise
         raise ValueError(
@@ -105,7 +104,7 @@ def natural_image_depth(path: Path, page: int | None = None) -> Depth:
         return _BYTE
     except NaturalImageError as error:
         raise ValueError(f"{path}: {error}") from None
-    except Exception as error:  # tifffile raises what it likes on a broken file
+    except Exception as error:  # tifffile may raise any error on a broken file
         raise ValueError(
             f"{path}: cannot be read as a natural image ({_first_line(error)}); export it again"
         ) from error
@@ -121,7 +120,7 @@ def write_natural_image(stem: Path, image: Tensor, depth: Depth) -> Path:
 
     Args:
         stem: stem of the file; the ending is `natural_image_ending`'s.
-        image: (C, X, Y), C is 1 or 3. For a depth of whole numbers it is rounded, and clipped to what that holds.
+        image: (C, X, Y), C is 1 or 3. For a depth of whole numbers it is rounded and clipped to the depth's range.
         depth: of the file. Real numbers are written in 32 bits.
 
     Returns:
@@ -153,7 +152,7 @@ def _pixels(path: Path, content: bytes, page: int | None) -> tuple[Depth, np.nda
                 return depth, _by_pillow(path, content, page, compressed=error)
     elif content.startswith(_JPEG) and (bits := _jpeg_bits(content)) not in (None, 8):
         raise NaturalImageError(
-            f"stores {bits} bits per sample, more than readers of JPEG give; save it as PNG or TIFF"
+            f"stores {bits} bits per sample, more than JPEG readers support; save it as PNG or TIFF"
         )
     elif content.startswith(_PNG) and content[24:25] == b"\x10" and content[25] != 0:
         return Depth("uint", 16), _deep_png(path, content, page)
@@ -162,7 +161,7 @@ def _pixels(path: Path, content: bytes, page: int | None) -> tuple[Depth, np.nda
 
 
 def _by_pillow(path: Path, content: bytes, page: int | None, compressed: Exception | None = None) -> np.ndarray:
-    # From memory, where a part that claims gigabytes brings what is there.
+    # From memory, where a chunk that claims gigabytes yields only what is there.
     with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
         opened.seek(chosen_page(getattr(opened, "n_frames", 1), page))
         mode = opened.mode
@@ -184,7 +183,7 @@ def _plain_mode(natural_image: Image.Image) -> Image.Image:
         return natural_image
     if natural_image.mode not in _READ:
         raise NaturalImageError(
-            f"stores {natural_image.mode} colors, which mean nothing without a profile; convert it to RGB, or save"
+            f"stores {natural_image.mode} colors, which are undefined without a profile; convert it to RGB, or save"
             f" it as gray"
         )
     if natural_image.has_transparency_data:
@@ -213,7 +212,7 @@ def _deep_png(path: Path, content: bytes, page: int | None) -> np.ndarray:
         count, size, channels = getattr(opened, "n_frames", 1), opened.size, {2: 3, 4: 2, 6: 4}[content[25]]
         chosen_page(count, page)
         if count > 1:
-            raise NaturalImageError(f"has {count} pages of 16-bit color; save the one that is wanted alone")
+            raise NaturalImageError(f"has {count} pages of 16-bit color; save only the one you need")
         check_declared(path, (*size, channels), 2, len(content), packed=True)
         key, orientation = opened.info.get("transparency"), opened.getexif().get(ExifTags.Base.Orientation, 1)
     if channels == 2:
@@ -222,7 +221,7 @@ def _deep_png(path: Path, content: bytes, page: int | None) -> np.ndarray:
         )
     pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
     if pixels.dtype != np.uint16 or pixels.shape != (size[1], size[0], channels):
-        raise NaturalImageError(f"stores 16-bit color, of which {pixels.dtype} is read; save it as TIFF")
+        raise NaturalImageError(f"stores 16-bit color, but was decoded as {pixels.dtype}; save it as TIFF")
     pixels = without_alpha(pixels, 65535) if channels == 4 else pixels
     _check_key(pixels, key)
     return turned(pixels, orientation)

@@ -18,7 +18,7 @@ def matching_depth(path: Path, image: MetaTensor, preparation: Preparation, run:
     """The depth of a natural image, which must be that of the training natural images; None of a scan.
 
     Raises:
-        ValueError: if it is another: the run's range of values means something else there.
+        ValueError: if it differs: the run's range of values would mean something else.
     """
     code = image.meta.get(DEPTH)
     if code is None:
@@ -37,7 +37,7 @@ def check_natural_image_beside(folder: Path, image: Path, overwrite: bool) -> No
     """Refuse, before any work, to write a natural image over another file.
 
     Raises:
-        FileExistsError: if `image` is a natural image, and a file is where its translation goes.
+        FileExistsError: if `image` is a natural image, and a file exists where its translation goes.
     """
     there = [stem for stem in (folder.with_name(folder.name + ending) for ending in ENDINGS) if stem.exists()]
     if is_natural_image(image) and there and not overwrite:

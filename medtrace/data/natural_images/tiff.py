@@ -72,12 +72,12 @@ def chosen_page(count: int, page: int | None) -> int:
     """The index of the page that is asked for; the only one needs no asking.
 
     Raises:
-        NaturalImageError: if there are several and none is asked for, or not that one.
+        NaturalImageError: if there are several and none is chosen, or the chosen one does not exist.
     """
     if page is None and count > 1:
         raise NaturalImageError(
-            f"has {count} pages, and one makes an image; choose it by --page with prepare and translate, or save it"
-            " alone"
+            f"has {count} pages, but an image is one page; choose it with --page in prepare and translate, or save"
+            " only that page"
         )
     if page is not None and not 1 <= page <= count:
         raise NaturalImageError(f"page: expected 1 to {count}, which the file has, received {page}")
@@ -88,7 +88,7 @@ def tiff_depth(content: bytes, page: int | None) -> Depth:
     """The depth of a TIFF's page.
 
     Raises:
-        NaturalImageError: if it stores what has no one meaning as gray or RGB.
+        NaturalImageError: if its values have no unambiguous meaning as gray or RGB.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:
         return _checked(_page(tiff, page))
@@ -116,7 +116,7 @@ def tiff_pixels(path: Path, content: bytes, page: int | None) -> np.ndarray:
     pixels = np.moveaxis(pixels, axes.index("S"), -1) if "S" in axes else pixels
     pixels = pixels if "S" in axes else pixels[..., None]
     if pixels.ndim != 3:
-        raise NaturalImageError(f"expected rows and columns, received the axes {axes}; save one plane alone")
+        raise NaturalImageError(f"expected rows and columns, received the axes {axes}; save a single plane")
     if pixels.shape[-1] > channels:
         pixels = without_alpha(pixels, 2**depth.bits - 1 if depth.kind == "uint" else 1)
     if depth.kind != "float" and depth.bits > 24:
@@ -143,9 +143,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _page(tiff: Any, page: int | None) -> Any:
     index = chosen_page(_count(tiff), page)
     if index >= len(tiff.pages):
-        raise NaturalImageError(
-            "holds its pages as one block, which cannot be divided; save the page that is wanted alone"
-        )
+        raise NaturalImageError("holds its pages as one block, which cannot be divided; save only the page you need")
     return tiff.pages[index]
 
 
@@ -163,14 +161,14 @@ def _checked(page: Any) -> Depth:
     kind, bits = _KINDS.get(int(page.sampleformat)), int(page.bitspersample)
     photometric = int(page.photometric)
     if photometric == _CMYK:
-        raise NaturalImageError("stores CMYK colors, which mean nothing without a profile; convert it to RGB")
+        raise NaturalImageError("stores CMYK colors, which are undefined without a profile; convert it to RGB")
     if kind is None or photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR):
         name = getattr(page.photometric, "name", photometric)
         raise NaturalImageError(f"stores {name} of format {int(page.sampleformat)}; save it as gray or RGB")
     if _channels(page) not in (1, 3) or any(int(extra) == 0 for extra in page.extrasamples):
-        raise NaturalImageError(f"has {page.samplesperpixel} channels; expected gray or RGB, save one channel alone")
+        raise NaturalImageError(f"has {page.samplesperpixel} channels; expected gray or RGB, save a single channel")
     if page.imagedepth != 1:
-        raise NaturalImageError(f"has {page.imagedepth} planes in one page; save one alone, or the volume as NIfTI")
+        raise NaturalImageError(f"has {page.imagedepth} planes in one page; save a single one, or the volume as NIfTI")
     if photometric == _PALETTE and bits <= 8 and kind == "uint":
         _check_palette(page)
     if bits <= 8 and kind == "uint":

@@ -75,7 +75,9 @@ def checked_settings(
     check_positive("slices", slices)
     for name, values in (("crop", crop), ("spacing", spacing)):
         if values is not None and (len(values) != 3 or min(values) <= 0):
-            raise ValueError(f"{name}: expected three numbers above 0 (right-left, front-back, up-down), got {values}")
+            raise ValueError(
+                f"{name}: expected three numbers above 0 (right-left, front-back, up-down), received {values}"
+            )
     if pad and crop is None:
         raise ValueError("pad: expected a crop size to pad to, received none; give crop too")
     if resize is not None and resize < 0:
@@ -157,7 +159,7 @@ def read_case(
     """Read a pair onto the grid of its first image.
 
     Args:
-        pair: where it lies.
+        pair: where its files are.
         settings: how it is brought there.
         natural_images: whether these are natural images, which are neither aligned nor reoriented.
         motions: from the first image to the others, where they are known already (see `Case.motions`).
@@ -228,7 +230,7 @@ def _check_apart(pair: Pair, scans: Sequence[MetaTensor]) -> None:
             remedy = "give each its own image" if pair.several else "give the image before and the one after"
             raise ValueError(
                 f"{pair.origin or pair.name}: {' and '.join(named)} hold the same voxels ({first.path}, {second.path}),"
-                f" so that nothing could be learned; {remedy}"
+                f" so nothing could be learned; {remedy}"
             )
 
 
@@ -243,7 +245,7 @@ def _check_channels(pair: Pair, scans: Sequence[MetaTensor]) -> None:
             )
         if scan.shape[0] != scans[0].shape[0]:
             raise ValueError(
-                f"{image.path}: expected {scans[0].shape[0]} channel(s) as {first.path}, received {scan.shape[0]};"
+                f"{image.path}: expected {scans[0].shape[0]} channel(s) as in {first.path}, received {scan.shape[0]};"
                 " convert one of them"
             )
 
@@ -310,7 +312,7 @@ def onto_reference(
 ) -> tuple[Tensor, Tensor, RigidTransform]:
     """An image and its tissue on the grid of another, and the motion to it (sought if not known).
 
-    The tissue moves on its own: interpolation gives the image a rim of half intensities that are not tissue.
+    The tissue is moved separately: interpolation gives the image a rim of half intensities that are not tissue.
 
     Args:
         names: files of the two, for messages.
@@ -323,7 +325,7 @@ def onto_reference(
     Raises:
         ValueError: if the images cannot be aligned.
     """
-    # Where zero is background, nothing else may come in from outside of the target.
+    # Where zero is background, nothing else may come in from outside the target.
     alignment = RigidAlignment(fill=None if bool(tissue.all()) else 0.0)
     images = [image, reference, MetaTensor(tissue.float(), affine=image.affine)]
     flat = reference.shape[-1] == image.shape[-1] == 1
@@ -363,8 +365,8 @@ def check_depth(case: Case, settings: PreparationSettings, natural_image: bool) 
         depth = size if settings.pad else min(depth, size)
     if depth < settings.slices:
         raise ValueError(
-            f"{case.pair.first.path}: has {depth} {settings.axis} slice(s), of which {settings.slices} are wanted; ask"
-            " for fewer"
+            f"{case.pair.first.path}: has {depth} {settings.axis} slice(s), but {settings.slices} were requested;"
+            " request fewer"
         )
 
 

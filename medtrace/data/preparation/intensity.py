@@ -11,7 +11,7 @@ image of the scan's own contrast comes back through the scan's own map, one of a
 - "range": a fixed range, such as 0 to 255 of natural images.
 
 The paper says "Z-normalization, rescale the intensity to the [0, 1] range". Rescaling every image by its own extremes
-would undo the z-score and tear the scales of before and after apart, so the window of z is one for all images of a
+would undo the z-score and give before and after different scales, so one window of z serves all images of a
 contrast: the median over the training images of two percentiles of their z.
 """
 
@@ -124,10 +124,10 @@ def mean_curve(images: Sequence[np.ndarray], standard: ContrastStandard) -> tupl
 
     Args:
         images: quantiles of the foreground of each training image (see `foreground_quantiles`).
-        standard: that they taught.
+        standard: that was learned from them.
 
     Returns:
-        Units and network values: at every network value the mean over the training scans of the units that become it.
+        Units and network values: at every network value, the mean over the training scans of the units that map to it.
     """
     network = np.linspace(-1.0, 1.0, CURVE_KNOTS)
     knots = [standard_knots(values, standard) for values in images]

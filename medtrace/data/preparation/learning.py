@@ -184,7 +184,7 @@ def _targets(pairs: Sequence[Pair]) -> dict[str, str]:
     """Contrast of a source → that of its target; nothing where a network reads or makes several at once.
 
     Raises:
-        ValueError: if one leads to several.
+        ValueError: if one source contrast has several target contrasts.
     """
     result: dict[str, str] = {}
     if not all(pair.paired for pair in pairs):

@@ -33,7 +33,7 @@ def read_maps(
     """Read the lesions and labels of a pair, each on the grid of its own image.
 
     Args:
-        pair: where they lie.
+        pair: where they are.
         columns: which the data set has; a pair without a lesion gets an empty one, so that items fit into a batch.
         sides: "source" and "target" → (C, *spatial) and the file that it came from, None where the pair has none.
 

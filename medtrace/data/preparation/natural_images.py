@@ -59,7 +59,7 @@ def check_natural_image_settings(natural_images: bool, value_range: Sequence[flo
 def common_depth(pairs: Sequence[Pair], page: int | None = None) -> Depth | None:
     """The depth that the headers of all natural images declare; None if none can be read.
 
-    Natural images that cannot be read are left to their reader.
+    Unreadable natural images are skipped: their reader reports them.
 
     Raises:
         ValueError: if there are several depths, which have no common value range; it names the row, the file that
@@ -79,9 +79,8 @@ def common_depth(pairs: Sequence[Pair], page: int | None = None) -> Depth | None
         if depth != usual:
             like = next(other for _, other, its in result if its == usual)
             raise ValueError(
-                f"{pair.origin}: {path}: expected {usual}, as {like} and {count - 1} more natural images, received"
-                f" {depth}; a"
-                " data set has one range of values: convert it, or prepare two data sets"
+                f"{pair.origin}: {path}: expected {usual}, as in {like} and {count - 1} more natural images, received"
+                f" {depth}; a data set has one range of values: convert it, or prepare two data sets"
             )
     return usual
 
@@ -92,8 +91,8 @@ def value_range_of(
     """The range of a data set's values: as asked for, or what 8 bits hold, or measured over the training natural
     images.
 
-    Natural images of 8 bits whose largest value is below an eighth of 255 hold something else, such as numbers of
-    classes: they are measured too.
+    Natural images of 8 bits whose largest value is below an eighth of 255 hold something else, such as class numbers:
+    they are measured too.
 
     Args:
         depth: of all natural images.
@@ -105,16 +104,15 @@ def value_range_of(
         ValueError: if there is nothing to measure.
     """
     if asked is not None:
-        return ValueRange(float(asked[0]), float(asked[1]), "as asked for")
+        return ValueRange(float(asked[0]), float(asked[1]), "as requested")
     highest = max((one.highest for one in learned), default=0.0)
     if (depth is None or depth == Depth("uint", 8)) and (not learned or highest >= 255 * NEARLY_BLACK):
-        return ValueRange(0.0, 255.0, "what 8 bits hold")
+        return ValueRange(0.0, 255.0, "the range of 8 bits")
     lowest = min((one.lowest for one in learned), default=0.0)
     if not lowest < highest:
         raise ValueError(
             f"{next(iter(sources), 'pairs')}: no training natural image to measure the range of {depth} values;"
-            f" give it by"
-            " --value-range"
+            " give it with --value-range"
         )
     return ValueRange(lowest, highest, f"measured over {2 * len(learned)} training natural images")
 
@@ -147,7 +145,7 @@ def range_notes(
     dark = [name for name, one in learned.items() if one.highest < low + NEARLY_BLACK * (high - low)]
     if dark:
         notes.append(
-            f"{len(dark)} pair(s) use less than an eighth of the value range (first: {dark[0]}); see whether their"
+            f"{len(dark)} pair(s) use less than an eighth of the value range (first: {dark[0]}); check whether their"
             " values are on another scale"
         )
     return notes

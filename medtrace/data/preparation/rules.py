@@ -48,7 +48,7 @@ class Preparation:
 
     Attributes:
         spatial_dims: 2 for slices, 3 for volumes.
-        intensity: which rule makes the intensity map of a contrast that `contrasts` does not tell of.
+        intensity: which rule makes the intensity map of a contrast that `contrasts` does not describe.
         standards: per contrast, its standard ("standardized").
         contrasts: per contrast, what its numbers mean, its rule and the way back to its units.
         source_contrast: the contrast that all sources had, None where they had several.
@@ -163,7 +163,7 @@ class Preparation:
             The image as float32 in [-1, 1], background -1, and the map that made it.
 
         Raises:
-            ValueError: if a number is not finite, the channels are others than in training, the foreground is
+            ValueError: if a number is not finite, the channels differ from training, the foreground is
                 empty or constant, or the contrast is unknown.
         """
         image = without_metadata(image)

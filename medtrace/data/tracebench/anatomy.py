@@ -19,7 +19,7 @@ LABELS = {"background": 0, "csf": 1, "gm": 2, "wm": 3, "pathology": 4}
 
 _HEAD_MM = (168.0, 206.0, 174.0)  # the template's brain with room for a subject larger than the template
 _CSF_WIDENING = 2.0  # the atlas is of young adults, whose ventricles and sulci are narrow
-_DEPTH_LIMIT_MM = 40.0  # the depth map is only asked near the surface
+_DEPTH_LIMIT_MM = 40.0  # the depth map is only used near the surface
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def hard_labels(tissues: Tensor) -> Tensor:
     """The most probable of background, CSF, GM and WM.
 
     Args:
-        tissues: (3, *shape) probabilities of CSF, GM and WM; what they leave is background.
+        tissues: (3, *shape) probabilities of CSF, GM and WM; the rest is background.
 
     Returns:
         (1, *shape) uint8 labels, as in `LABELS`.

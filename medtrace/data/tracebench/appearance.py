@@ -57,7 +57,7 @@ def render_tissues(contrast: TissueContrast, tissues: Tensor, detail: Tensor) ->
     Args:
         contrast: the scanner.
         tissues: (3, *shape) probabilities of CSF, GM and WM; air is the rest.
-        detail: (1, *shape) what of the template's T1 they do not explain, in WM-GM differences.
+        detail: (1, *shape) the part of the template's T1 that they do not explain, in WM-GM differences.
 
     Returns:
         (1, *shape) magnitudes.

@@ -76,8 +76,8 @@ _SHARED: dict[str, tuple[str, dict[int, dict[str, Any]]]] | None = None
 def sharing_cases() -> Iterator[None]:
     """Let data sets that are opened within, one after the other, keep the cases that they make for each other.
 
-    Trainings that differ in their method or its settings alone make the same cases; within, only the first makes them.
-    Of every split those of the last data set are kept, until other ones take their place, or to the end.
+    Trainings that differ only in their method or its settings make the same cases; in this context, only the first
+    makes them. For every split, those of the last data set are kept until others replace them or the context ends.
 
     Example:
         >>> with sharing_cases():
@@ -99,7 +99,7 @@ def sharing_cases() -> Iterator[None]:
 class TraceBench(Dataset):
     """Paired cases whose true correspondence is known by construction.
 
-    A case is made when it is first asked for, from a generator seeded by (seed, task, split, index) alone: case 7
+    A case is made when it is first requested, from a generator seeded by (seed, task, split, index) alone: case 7
     is the same whatever the number of cases, and the splits share no subject.
 
     Args:
@@ -111,8 +111,8 @@ class TraceBench(Dataset):
         settings: the task's settings, as its dataclass or as a mapping of some of its fields.
         cache: keep made cases in memory.
         progress: whether `generate` shows a bar.
-        keys: which of the task's entries leave, such as ["source", "target"] for a training that reads no other;
-            None lets all. "case" and "subject" always do.
+        keys: which of the task's entries are returned, such as ["source", "target"] for a training that reads no other;
+            None returns all. "case" and "subject" always are.
         transform: applied to every item on its way out, after the cache.
 
     Items are dictionaries of the task's entries (for `postop`, see `make_postop`) with "case" and "subject", both

@@ -14,7 +14,7 @@ from medtrace.data.tracebench.anatomy import BrainGrid
 def smooth_noise(random: np.random.Generator, grid: BrainGrid, scale_mm: float, channels: int = 1) -> Tensor:
     """A Gaussian random field of zero mean and unit variance at every voxel.
 
-    Cubic B-splines on a lattice of independent normal coefficients, so its law does not depend on the spacing.
+    Cubic B-splines on a lattice of independent normal coefficients, so its distribution does not depend on the spacing.
 
     Args:
         random: where the coefficients come from.

@@ -39,8 +39,8 @@ class DomainSettings(BrainSettings):
         slice_mm: as in `BrainSettings`; heights at which the template shows its lateral ventricles.
         head_scale: size of a head in the target's domain over its size in the source's. Above 1.05 some heads reach
             beyond the grid.
-        ventricle_mm: peak of the velocity that widens the ventricles. Met at a straight border of a ventricle that is
-            much wider than the reach; real ones see about half of it.
+        ventricle_mm: peak of the velocity that widens the ventricles. Reached at a straight border of a ventricle that
+            is much wider than the reach; real ones reach about half of it.
         ventricle_reach_mm: standard deviation of the Gaussian with which that velocity falls off.
         target_bias: as `bias`, which is the source's.
         pairing: "random", where the target is another subject in another plane, or "subject", where it is the true

@@ -54,7 +54,7 @@ def draw_lesion(random: np.random.Generator, grid: BrainGrid, depth_mm: Tensor, 
     roughness = smooth_noise(random, grid, 0.7 * size_mm)
     border_mm = size_mm * (1 - radius[None] * (1 + settings.border_roughness * roughness))
 
-    pressure = float(random.uniform())  # between the least and the greatest mass effect
+    pressure = float(random.uniform())  # between the minimum and the maximum mass effect
     low, high = settings.mass_effect
     freedom = 1 - torch.exp(-(depth_mm.clamp_min(0) / max(settings.skull_mm, 1e-6)).square())
     peak_mm = size_mm * (low + pressure * (high - low))

@@ -35,7 +35,7 @@ class MisalignedSettings(BrainSettings):
     Attributes:
         level: one of `medtrace.transforms.MISALIGNMENT_LEVELS`: "0" to "5" (RegGAN, Table 2), "table1" (its Section
             4.2) or "nonrigid".
-        moved: "both" images, as the paper's Section 4.2 has it, or the "source" or the "target" alone.
+        moved: "both" images, as in the paper's Section 4.2, or the "source" or the "target" alone.
         partner: "same" subject, or "other": the target shows another subject, as in unpaired training. There is then no
             true field in the case.
 
@@ -48,7 +48,7 @@ class MisalignedSettings(BrainSettings):
     partner: str = "same"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "level", str(self.level))  # YAML brings a number
+        object.__setattr__(self, "level", str(self.level))  # YAML gives a number
         check_choice("settings.level", self.level, MISALIGNMENT_LEVELS)
         check_choice("settings.moved", self.moved, ("both", "source", "target"))
         check_choice("settings.partner", self.partner, ("same", "other"))

@@ -38,7 +38,7 @@ class PostopSettings(BrainSettings):
 
     Attributes:
         relaxation: fraction of the mass effect that goes away.
-        margin_mm: healthy tissue taken with the lesion. margin_roughness_mm: its standard deviation.
+        margin_mm: healthy tissue resected with the lesion. margin_roughness_mm: its standard deviation.
 
     The others are those of `BrainSettings`.
     """
@@ -137,7 +137,7 @@ def _render_target(
     magnitude = blend(magnitude, contrast.oedema, oedema)
     minimum = float(random.uniform(*settings.margin_mm))
     margin = minimum + settings.margin_roughness_mm * smooth_noise(random, grid, 10.0)
-    depth_mm = depth_mm + margin.clamp_min(0)  # the whole lesion is always taken
+    depth_mm = depth_mm + margin.clamp_min(0)  # the entire lesion is always resected
     fluid = (contrast.fluid + 0.02 * smooth_noise(random, grid, 12.0)) * brain
     magnitude = blend(magnitude, fluid, edge_weight(depth_mm, grid.spacing))
     scan = acquire(random, grid, magnitude, brain, settings.bias, settings.target_noise)

@@ -21,12 +21,12 @@ class BrainSettings:
         out_of_plane_mm: standard deviation of a 2D slice's bending out of its plane.
         rotation_degrees, scaling: bounds (±) of the head's affine variation.
         lesion_radius_mm: mean semi-axis. `lesion_elongation`: bound (±) of the logarithm of a semi-axis' ratio.
-        lesion_depth_mm: least distance of the lesion's center from the brain's surface.
+        lesion_depth_mm: minimum distance of the lesion's center from the brain's surface.
         border_roughness: standard deviation of the lesion's border, as a fraction of its radius.
-        mass_effect: peak velocity of the mass effect over the radius. It shows: the oedema's width rises with it.
-        oedema_mm: width of the oedema at the least and the greatest mass effect.
+        mass_effect: peak velocity of the mass effect over the radius. It is visible: the oedema's width rises with it.
+        oedema_mm: width of the oedema at the minimum and the maximum mass effect.
         reach_mm: where the mass effect ends. skull_mm: how near the skull tissue is held.
-        mass_roughness: standard deviation of the factor that the lesion's look does not tell.
+        mass_roughness: standard deviation of the factor that the lesion's appearance does not reveal.
         contrast_jitter: standard deviation of a tissue's mean (magnitude 0-1).
         source_noise, target_noise: standard deviation of either Rician channel (magnitude 0-1).
         bias: standard deviation of the logarithm of the bias field.
@@ -69,9 +69,9 @@ def check_numbers(settings: Any, *, signed: Sequence[str] = (), free_length: Seq
     """Check that every field of a settings dataclass that is not a name is finite numbers, and ranges are in order.
 
     Args:
-        settings: an instance of a frozen dataclass whose fields have defaults; lists, which YAML brings, become tuples.
+        settings: an instance of a frozen dataclass whose fields have defaults; lists, as from YAML, become tuples.
         signed: fields that may be below 0.
-        free_length: fields of several numbers that are not range.
+        free_length: fields of several numbers that are not a range.
 
     Raises:
         TypeError, ValueError: naming the field.
@@ -89,7 +89,7 @@ def check_numbers(settings: Any, *, signed: Sequence[str] = (), free_length: Seq
             object.__setattr__(settings, field.name, numbers)
             ordered = len(numbers) == len(field.default) and list(numbers) == sorted(numbers)
             if field.name not in free_length and not ordered:
-                raise ValueError(f"settings.{field.name}: expected (least, greatest), received {numbers!r}")
+                raise ValueError(f"settings.{field.name}: expected (minimum, maximum), received {numbers!r}")
         elif numbers != (value,):
             raise TypeError(f"settings.{field.name}: expected one number, received {value!r}")
         if field.name not in signed and min(numbers) < 0:

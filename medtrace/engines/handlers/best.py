@@ -32,8 +32,8 @@ class Best(NamedTuple):
 class BestWeights:
     """Write the weights of the best validation so far to `checkpoints/best.safetensors`; stop when none gets better.
 
-    What is best is decided by the validator's key metric and its `metric_cmp_fn`. The file says metric, value and epoch
-    of its weights; a training that is resumed continues from what it says. Attach it behind `ValidationHandler`
+    The validator's key metric and its `metric_cmp_fn` decide which is best. The file records the metric, value and
+    epoch of its weights; a resumed training continues from this record. Attach it after `ValidationHandler`
     and before `Checkpoint`. In a process group rank 0 writes, and all ranks stop together.
 
     Args:

@@ -22,7 +22,7 @@ from medtrace.storage.logs import LineLog
 
 LOG = "train.log"
 QUIET = 60.0
-"""Seconds after which a long epoch reports how far it is, where no bar does."""
+"""Seconds after which a long epoch reports its progress, if no bar does."""
 _ONE_OF_SEVERAL: ContextVar[str] = ContextVar("name of one of several trainings", default="")
 
 
@@ -39,15 +39,15 @@ def one_of_several(name: str) -> Iterator[None]:
 class ProgressBar:
     """Show a training: steps, epoch, loss, validation, learning rate, time left, and the number of skipped steps.
 
-    On a terminal a bar moves below one line per epoch; on a pipe or in a file there are the lines alone, with another
-    one each minute of a long epoch. All goes to stderr. A pipe that nobody reads any more ends the telling, not the
-    training. Attach it behind `LossHistory` and `BestWeights`.
+    On a terminal, a bar moves below one line per epoch; in a pipe or a file there are only the lines, with another one
+    each minute of a long epoch. Everything goes to stderr. A pipe that is no longer read ends the output, not the
+    training. Attach it after `LossHistory` and `BestWeights`.
 
     Args:
-        description: what stands before the bar.
+        description: text in front of the bar.
         disable: show nothing; None shows the bar on a terminal only.
-        log: a file that gets the lines with their time, and the warnings of medtrace's loggers, and how it ended; lines
-            are added to one that is there. None writes none.
+        log: file for the lines with their time, the warnings of medtrace's loggers, and how the training ended; lines
+            are appended to an existing file. None writes no file.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ProgressBar:
         self._bar.set_postfix(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False)
 
     def _tell_epoch(self, engine: Trainer) -> None:
-        self._open(engine)  # a training that stopped behind the last step of an epoch resumes at its end
+        self._open(engine)  # a training that stopped after the last step of an epoch resumes at its end
         self._tell(engine)
         self._say(epoch_line(engine))
 
@@ -120,7 +120,7 @@ class ProgressBar:
         if engine.stopped_early and engine.best is not None:
             self._say(
                 f"stopped early after epoch {engine.state.epoch}: no validation was better than that of epoch"
-                f" {engine.best.epoch}; training.early_stopping says how long to wait"
+                f" {engine.best.epoch}; training.early_stopping sets how long to wait"
             )
         best = "" if engine.best is None else f"; best validation: {engine.best} (checkpoints/best.safetensors)"
         self._say(f"done after epoch {engine.state.epoch}{best}")
@@ -129,7 +129,7 @@ class ProgressBar:
         self._told = time.monotonic()
         self._note(logging.INFO, line)
         if not self.disable:
-            with suppress(OSError, ValueError):  # nobody reads any more
+            with suppress(OSError, ValueError):  # the pipe is no longer read
                 tqdm.write(_ONE_OF_SEVERAL.get() + line, file=sys.stderr)
                 sys.stderr.flush()
 

@@ -20,7 +20,7 @@ PROJECT = "medtrace"
 TOOLS = ("auto", "tensorboard", "mlflow", "wandb")
 """A tool is named as its module; "auto" is TensorBoard where it is installed."""
 _LACKING = (
-    "is not installed, so that a training writes no event files; history.csv, samples/ and run.html hold the same"
+    "is not installed, so training writes no event files; history.csv, samples/ and run.html hold the same"
     " (pip install 'medtrace[tracking]')"
 )
 
@@ -28,22 +28,21 @@ _LACKING = (
 class Tracking:
     """Send every epoch's row of the history, and the settings once, to a tracking tool.
 
-    What MLflow is reported goes into `mlflow.db` in the run folder, or where the environment variable
-    MLFLOW_TRACKING_URI
-    leads. W&B works offline, into `wandb/` in the run folder (`wandb sync` uploads it), unless WANDB_MODE says
-    otherwise: nothing leaves the machine that was not asked to. Attach it behind `LossHistory`.
+    MLflow writes to `mlflow.db` in the run folder, or to where the environment variable MLFLOW_TRACKING_URI points.
+    W&B works offline, in `wandb/` in the run folder (`wandb sync` uploads it), unless WANDB_MODE says otherwise:
+    nothing leaves the machine unasked. Attach it after `LossHistory`.
 
     Args:
         tool: "auto" and "tensorboard" add nothing, as `TensorBoardStatsHandler` writes TensorBoard's files wherever it
-            is installed (`writes_tensorboard`); with "auto" a training goes on without it.
-        run: the run folder, by whose name the tool knows the training.
+            is installed (`writes_tensorboard`); with "auto" a training runs without it otherwise.
+        run: the run folder, whose name identifies the training in the tool.
         settings: settings of the training, for the tool's table of parameters.
 
     Raises:
         ValueError: if the tool is unknown, or is not installed.
 
     Warns:
-        Notice: with "auto" where TensorBoard is not installed; it names the extra.
+        Notice: with "auto" if TensorBoard is not installed; it names the extra.
     """
 
     def __init__(

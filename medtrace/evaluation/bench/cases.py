@@ -14,11 +14,11 @@ from medtrace.methods.settings import MethodSettings
 class Cases:
     """Makes the data sets that the settings of runs name.
 
-    Rows that follow each other mostly name the same cases, so the last data set of every entry is kept.
+    Consecutive rows mostly use the same cases, so the last data set of every entry is kept.
 
     Args:
         progress: show a bar while cases are made.
-        settings: whose cases are meant, whatever run is named; by default those of the run.
+        settings: settings whose cases are made, whatever run is named; by default those of the run.
     """
 
     def __init__(self, progress: bool = False, settings: MethodSettings | None = None) -> None:
@@ -30,8 +30,8 @@ class Cases:
         """Make, or find again, the cases of a run's settings: test, validation, or pairs.
 
         Raises:
-            TypeError: if there are none of TraceBench.
-            ValueError: if the run trains on a data set.
+            TypeError: if they are not cases of TraceBench.
+            ValueError: if the run was trained on a data set.
         """
         settings = read_run(run).settings if self.settings is None else self.settings
         named = getattr(sources(settings), entry, None)

@@ -70,7 +70,7 @@ def segmenter_settings(test: TraceBench) -> SegmenterSettings:
 def scores(row: Row) -> CaseTable:
     """The columns of `score_traceability`, and of methods that register `OF_PAIRS`.
 
-    The segmenter lies beside the runs and is the same for all rows of a setting and seed; its features serve FID.
+    The segmenter is stored beside the runs and is the same for all rows of a setting and seed; FID uses its features.
     """
     cases = row.cases(row.run)
     device = None if row.method is None else next(row.method.parameters()).device

@@ -1,6 +1,6 @@
 """Studies that have every method: one line a method, on each task where it applies.
 
-In the setting `demo` cases have 64 pixels a side; `full` has larger ones, and more of them.
+In the setting `demo`, cases have 64 pixels per side; `full` has larger cases, and more of them.
 
 `medtrace bench TASK --study methods --row METHOD --rows FOLDER` trains, scores and stores one row. A new method adds a
 line to `ENTRIES` and nothing else.
@@ -29,11 +29,11 @@ class Entry(NamedTuple):
 
     Attributes:
         method: its name.
-        epochs: in the setting `demo` of 64 steps of 8 cases (of `metamorphic`: 32), so that a training there takes less
-            than six minutes of one core; in `full` an epoch has four times the steps, of larger images.
+        epochs: in the setting `demo`, of 64 steps of 8 cases (32 steps for `metamorphic`), so that a training takes
+            less than six minutes of one core; in `full`, an epoch has four times the steps, on larger images.
         tasks: where it applies.
         settings: on top of the method's presets `tracebench` and, where it has one, of the task's name.
-        sampling: how the trained method is to sample; rows of a method that differ in it share their training.
+        sampling: how the trained method samples; rows of a method that differ in it share their training.
     """
 
     method: str

@@ -82,8 +82,8 @@ def translation(trace: Trace, case: Mapping[str, Any]) -> dict[str, float]:
     """The values of one translation against the aligned target; without "head" the foreground is found in the target.
 
     `mae`, `psnr`, `ssim`, `nmi` as in `scoring.fidelity`; `nmae`, `psnr` and `ssim` under every convention of
-    `metrics.translation_scores`; `drift_mm`, how far the image lies from where the target does, and its components;
-    `drift_scale_percent` and `drift_degrees`, how much larger the image is and how far it is turned
+    `metrics.translation_scores`; `drift_mm`, how far the image is shifted from the target, and its components;
+    `drift_scale_percent` and `drift_degrees`, how much larger the image is and how far it is rotated
     (`metrics.affine_drift`).
     """
     image, target = trace.image[None], _plain(case["target"])

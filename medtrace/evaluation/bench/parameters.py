@@ -17,8 +17,8 @@ MILLION = 1e6
 def parameters_run_through(method: Method | None) -> Iterator[dict[str, float]]:
     """Count the parameters that the code inside the block runs through, in millions.
 
-    Counted are the own parameters of every module that is called, each parameter once; so what a training needs and
-    a prediction does not, a discriminator or the way back, is left out whatever the method calls it.
+    The direct parameters of every module that is called are counted, each parameter once; what a training needs and
+    a prediction does not, such as a discriminator or the reverse generator, is left out, whatever its name.
 
     Args:
         method: a method; None counts nothing.

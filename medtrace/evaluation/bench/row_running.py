@@ -26,7 +26,7 @@ def row_called(study: Study, name: str) -> str:
     """The row or control of a study that is called so, in whatever case, or by its method.
 
     Raises:
-        ValueError: if there is none; the message has those that there are.
+        ValueError: if there is none; the message lists those that exist.
     """
     names = (*study.controls, *study.rows)
     several = [training.method for training in study.rows.values()]
@@ -56,9 +56,9 @@ def score_row(
     """Score a row or a control.
 
     Args:
-        study: that it is of.
-        name: the row's.
-        run: its run folder; of a control a folder beside the runs, which need not exist.
+        study: its study.
+        name: name of the row.
+        run: its run folder; for a control, a folder beside the runs, which need not exist.
         setting: setting of the bench.
         seed: seed of cases and training.
         device: by default CUDA if available.

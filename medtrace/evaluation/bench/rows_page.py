@@ -22,17 +22,17 @@ BUDGET_SECONDS = 360
 LEVEL = 0.95
 COSTS = {"all_parameters_million": "parameters (M)", "training_processor_seconds": "training (s of one core)"}
 ABOUT = (
-    f"Means over unseen cases. *n* counts trainings, each with a seed of its own for cases and weights; with several,"
-    f" a cell is the mean over trainings with its {LEVEL:.0%} interval (Student's t) in brackets, and with one there is"
-    f" no interval. A training may take {BUDGET_SECONDS / 60:g} minutes of one core; one that took more has a *."
+    f"Means over unseen cases. *n* counts trainings, each with its own seed for cases and weights; with several,"
+    f" a cell is the mean over trainings with its {LEVEL:.0%} interval (Student's t) in brackets; with one, there is"
+    f" no interval. A training may take {BUDGET_SECONDS / 60:g} minutes of one core; one that took longer has a *."
 )
 
 PAIRED = (
     f"Case by case: each trained row beside the one that is ahead in the measure, over the cases of the seeds that both"
-    f" have (a case of a seed is a case of its own; trainings of one seed share theirs). Mean difference with the"
+    f" have (each seed has its own cases; trainings with the same seed share them). Mean difference with the"
     f" {LEVEL:.0%} interval of a paired bootstrap over cases, how often the row is better, Cohen's d of paired"
-    " differences (above 0: the row is better), Wilcoxon's p. The interval is of these trainings: how far trainings"
-    " differ says the table above."
+    " differences (above 0: the row is better), Wilcoxon's p. The interval holds for these trainings; the table above"
+    " shows how far trainings differ."
 )
 OF_THE_FIELD = ("epe", "edge", "non_diffeomorphic")
 """How measures of a field begin: a row that moves nothing is ahead in none of them."""
@@ -79,15 +79,15 @@ def rows_page(study: Study, rows: Sequence[StoredRow], command: str) -> str:
     """The page of a study.
 
     Args:
-        study: that the rows are of.
-        rows: stored, of one setting.
-        command: that stores a row.
+        study: study of the rows.
+        rows: stored rows, of one setting.
+        command: the command that stores a row.
 
     Returns:
-        Markdown: the table with its controls, who is ahead in which measure, and what measured the rows.
+        Markdown: the table with its controls, which row is ahead in which measure, and the machines that measured them.
     """
     title = f"# TraceBench `{study.task}`, study `{study.name}`, row by row\n"
-    how = f"A row is stored by `{command}`; the page is made of the files beside it.\n"
+    how = f"A row is stored by `{command}`; this page is built from the files beside it.\n"
     if not rows:
         return "\n".join([title, how, "No row is stored yet.\n"])
     measured = _measured(study, rows)
@@ -100,7 +100,7 @@ def rows_page(study: Study, rows: Sequence[StoredRow], command: str) -> str:
     verdicts = [_verdict(name, study, {row: measured[row] for row in trained}) for name in shown]
     ahead = "\n".join(f"- {line}" for line in verdicts if line)
     if still and len(still) < len(trained):
-        ahead += f"\n- not asked of what moves nothing: end-point errors, edges and folds of {', '.join(still)}"
+        ahead += f"\n- not assessed, as they move nothing: end-point errors, edges and folds of {', '.join(still)}"
     return "\n".join([title, how, ABOUT, "", table, ahead, "", *_paired(study, rows, trained), _devices(rows), ""])
 
 
@@ -188,7 +188,7 @@ def _verdict(name: str, study: Study, rows: Mapping[str, Mapping[str, Cell]]) ->
     if all(known[row].mean == known[first].mean for row in others):
         return f"{study.columns[name]}: the same in every row"
     if known[first].n < 2:
-        return f"{begin}, of one training (n = 1), which names no winner"
+        return f"{begin}, but of one training (n = 1): no winner"
     close = [row for row in others if known[row].n > 1 and not known[first].apart(known[row])]
     if close:
         return f"{begin}; its interval overlaps that of {', '.join(close)}: no winner"

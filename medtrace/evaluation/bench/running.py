@@ -45,13 +45,13 @@ def compare_rows(
         study: what is compared.
         runs: run folder of every row.
         out: receives the study's folder.
-        command: that does all this again.
+        command: the command that does all this again.
         started: when the study began, by `time.perf_counter`.
         device: by default CUDA if available.
         progress: show bars and the table.
 
     Returns:
-        What `results.json` holds.
+        The content of `results.json`.
     """
     console = Console(stderr=True, quiet=not progress)
     folder = out / study.folder
@@ -104,7 +104,7 @@ def _shown(study: Study, runs: Mapping[str, Path], cases: Cases) -> Any:
         if cases(runs[row]) is not test:
             raise ValueError(
                 f"rows of {study.name}: expected the same test cases everywhere, received others in {row!r} than in"
-                f" {first!r}; give them the same settings of data"
+                f" {first!r}; give them the same data settings"
             )
     return list_data_collate([test[index] for index in range(min(study.shown_cases, len(test)))])
 

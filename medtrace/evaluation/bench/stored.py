@@ -1,7 +1,7 @@
 """Rows of studies stored one by one as they end, so that a table may grow over days: a CSV a row, task and seed.
 
-A file holds what was measured of every case, below lines `# name: value` of what it was measured with. A table is made
-of files alone.
+A file holds the measurements of every case, below lines `# name: value` that say what they were made with. A table is
+built from the files alone.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class StoredRow:
         setting: setting of the bench.
         name: the row's.
         seed: seed of cases and training.
-        table: what was measured of every case.
-        facts: what it was measured with and what it cost, by name; `method` is empty for a control.
+        table: the measurements of every case.
+        facts: what they were made with and what they cost, by name; `method` is empty for a control.
     """
 
     task: str
@@ -110,8 +110,8 @@ def read_row(path: Path) -> StoredRow:
         return StoredRow(**{**own, "seed": int(own["seed"])}, table=table, facts=facts)  # type: ignore[arg-type]
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{path}: expected a row that `medtrace bench --rows` stored, received {error!r}; store it again, or take"
-            " the file away"
+            f"{path}: expected a row that `medtrace bench --rows` stored, received {error!r}; store it again, or"
+            " remove the file"
         ) from error
 
 

@@ -28,14 +28,14 @@ class Training:
     """A training.
 
     Attributes:
-        run: name of its run folder, the training's own within an output folder: rows with the same name, of whatever
-            study, are one training.
+        run: name of its run folder, unique to the training within an output folder: rows with the same name, in
+            whatever study, are one training.
         settings: dotted name → value on top of the presets.
         method: the method's name.
         presets: between the method's presets `tracebench` and the bench setting's.
-        by_setting: bench setting → settings that take the place of the method's preset of that name, where that is made
-            for another task.
-        sampling: how a trained method is to sample; rows that differ in nothing else have the same `run`.
+        by_setting: bench setting → settings that replace the method's preset of that name, where that preset is for
+            another task.
+        sampling: how a trained method samples; rows that differ in nothing else have the same `run`.
     """
 
     run: str
@@ -66,12 +66,12 @@ class Row:
     """A row of the table while it is scored.
 
     Attributes:
-        name: the row's.
-        tracer: gives the traces of a batch of cases, on the CPU.
-        run: the run folder; of a control that of the study's first row, whose cases it is scored on.
+        name: name of the row.
+        tracer: returns the traces of a batch of cases, on the CPU.
+        run: the run folder; for a control, that of the study's first row, on whose cases it is scored.
         cases: `row.cases(row.run, "test")` makes the test cases of the run's settings.
-        method: the trained method; None of a control.
-        progress: what stands before a progress bar; None shows none.
+        method: the trained method; None for a control.
+        progress: label of the progress bar; None shows none.
     """
 
     name: str
@@ -87,14 +87,14 @@ class Outcome:
     """A study that has been run, for those who write of it.
 
     Attributes:
-        study: what was asked.
+        study: its definition.
         folder: where to write.
-        rows: per row its summaries, its totals and, of a trained one, what it cost.
+        rows: per row its summaries, its totals and, for a trained one, what it cost.
         tables: per row the values of every case.
         runs: run folder of every trained row.
         shown: the batch of the first test cases.
         traces: per row the traces of `shown`.
-        console: to print to.
+        console: console to print to.
     """
 
     study: Study
@@ -120,20 +120,20 @@ class Study:
         name: one word, for the command line.
         task: task of TraceBench; what the rows train on.
         rows: the trainings to compare, in the table's order.
-        controls: what needs no training and stands above them.
+        controls: rows that need no training, listed above them.
         optional: control → module of the optional package that it needs; without it the control is left out.
         scores: the values of every case of a row.
-        totals: numbers over all cases that are not mean of a column: from the tables of all rows to
+        totals: numbers over all cases that are not the mean of a column: from the tables of all rows to
             name → row → number.
-        columns: columns of `table.md`, key → heading. Keys are columns of the tables, names of the totals, and of the
+        columns: columns of `table.md`, key → heading. Keys are columns of the tables, names of the totals, and the
             costs `parameters_million` (those a prediction runs through), `all_parameters_million`,
             `training_seconds`, `training_processor_seconds`.
-        printed: of the terminal, likewise.
+        printed: columns of the table in the terminal, likewise.
         better: column → "min" or "max".
         places: row → its place (line, column) in the layout of the paper's table, if there is one.
         show_row: writes files about one row while its networks are at hand.
         show: write files about all of them.
-        shown_cases: of the test, that are drawn and whose traces are kept.
+        shown_cases: number of test cases that are drawn and whose traces are kept.
     """
 
     name: str

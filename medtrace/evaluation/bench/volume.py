@@ -67,7 +67,7 @@ def volume(
         progress: show a bar and the table.
 
     Returns:
-        What `results.json` holds.
+        The content of `results.json`.
     """
     size, steps = SIZES[setting]
     console = Console(stderr=True, quiet=not progress)

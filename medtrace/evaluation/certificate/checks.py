@@ -36,7 +36,7 @@ def trace_checks(
         trace: on the CPU.
         thresholds: limits and settings.
         reference: the independent displacement, if it is known already (see `independent_field`).
-        target: (C, *spatial), what a registration was to reach: the field is assessed against it, not against the
+        target: (C, *spatial), the target of a registration: the field is assessed against it, not against the
             image.
     """
     region = measure.foreground(measure.on_image_grid(trace), trace.image)
@@ -72,15 +72,15 @@ def folding(trace: Trace, thresholds: Thresholds) -> Check:
 def smoothness(trace: Trace, thresholds: Thresholds) -> Check:
     """Single voxels that move otherwise than all around them.
 
-    An inverse bends as sharply as the field compresses: where it leads back to within UNDONE voxels, it is what the
-    field says, whose smoothness is judged by the field itself.
+    An inverse bends as sharply as the field compresses: where it leads back to within UNDONE voxels, it follows from
+    the field, whose own smoothness is assessed.
     """
     jumps = {name: measure.largest_jump(getattr(trace, name)) for name in ("ddf", "inverse_ddf")}
     if jumps["inverse_ddf"] > thresholds.largest_jump_voxels.warn:
         wrong = measure.missed_voxels(trace) > UNDONE
         jumps["inverse_ddf"] = measure.largest_jump(trace.inverse_ddf, wrong)
     figures = {"largest_jump_voxels": max(jumps.values()), **{f"{name}_jump_voxels": v for name, v in jumps.items()}}
-    return assessed("smoothness", figures, thresholds, "no voxel moves apart from its neighbors")
+    return assessed("smoothness", figures, thresholds, "no voxel moves differently from its neighbors")
 
 
 def inverse_consistency(trace: Trace, thresholds: Thresholds) -> Check:
@@ -114,13 +114,13 @@ def field_against_image(
 ) -> list[Check]:
     """The claimed field beside the zero field and an independent registration of source and image (or target).
 
-    Where the image is nothing but the warped source, as of a registration, it bears out any field: then only a target
-    can tell.
+    Where the image is just the warped source, as in a registration, it confirms any field: only a target can then
+    decide.
     """
     if not bool(region.any()):
         return [skipped(name, "both images are constant") for name in FIELD_CHECKS]
     if target is None and _own_warped(trace):
-        reason = "the image is the warped source, which bears out any field: pass the registration's target (--target)"
+        reason = "the image is the warped source, which confirms any field: pass the registration's target (--target)"
         return [skipped(name, reason) for name in FIELD_CHECKS]
     image = trace.image if target is None else target
     if target is not None and trace.mask is not None and bool((region & (trace.mask < 0.5)).any()):
@@ -149,7 +149,7 @@ def field_against_image(
         "claimed_mm": beside.claimed_mm,
         "independent_mm": beside.independent_mm,
     }
-    well = "an independent registration finds no more and nothing else"
+    well = "an independent registration finds no better and no different field"
     return [control, assessed(FIELD_CHECKS[1], figures, thresholds, well)]
 
 

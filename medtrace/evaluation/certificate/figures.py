@@ -84,8 +84,8 @@ def _around(region: Tensor) -> list[slice]:
 def largest_jump(ddf: Tensor, where: Tensor | None = None) -> float:
     """Largest distance of a voxel's displacement from the median of its neighbors', in voxels.
 
-    A smooth field has next to none; a voxel that was moved alone stands out by as much as it was moved, also where it
-    does not fold.
+    For a smooth field it is close to 0; a voxel that was moved alone stands out by as much as it was moved, even where
+    it does not fold.
 
     Args:
         ddf: (spatial_dims, *spatial), in voxels. Neighbors are the two along every axis longer than 1; at a border
@@ -199,7 +199,7 @@ def on_image_grid(trace: Trace) -> Tensor:
 def foreground(source: Tensor, image: Tensor) -> Tensor:
     """Boolean (1, *spatial): where either image differs from its background, by Otsu's threshold.
 
-    The background is the median of the outermost voxels, so that any units and signs do.
+    The background is the median of the outermost voxels, so that any unit and sign works.
     """
     masks = []
     for picture in (source, image):
@@ -216,7 +216,7 @@ def foreground(source: Tensor, image: Tensor) -> Tensor:
 def equalized(image: Tensor, region: Tensor) -> Tensor:
     """The ranks of an image's values among those of a region, in [0, 1].
 
-    A CT spans -1000 to 1500 HU, of which soft tissue takes 100: in bins over its range it is of one value.
+    A CT spans -1000 to 1500 HU, of which soft tissue covers 100: in bins over that range, it has a single value.
 
     Args:
         image: (C, *spatial).
@@ -328,7 +328,7 @@ def smooth_displacement(
 
     Args:
         shape: two or three axes; along an axis of length 1 nothing moves.
-        amplitude: greatest length of a vector.
+        amplitude: maximum length of a vector.
         seed: seed of the random numbers.
         wavelength: voxels between the random control points.
         margin: voxels over which it falls to 0 at the border.

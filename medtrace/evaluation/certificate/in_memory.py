@@ -23,12 +23,12 @@ def certify_trace(
     """Certify a trace in memory, without provenance.
 
     Args:
-        trace: any.
+        trace: any trace.
         case: its name.
         thresholds: limits and settings; None is the defaults.
         translator: the method, for reproduction and equivariance.
         reference: the independent displacement, if known (`checks.independent_field`).
-        target: (C, *spatial), of a registration, on the image's grid.
+        target: (C, *spatial), target of a registration, on the image's grid.
     """
     trace, limits = trace.to("cpu"), thresholds or Thresholds()
     checks = trace_checks(trace, limits, reference, target)

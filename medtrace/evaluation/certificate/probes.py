@@ -37,7 +37,7 @@ def equivariance(translator: Translator, trace: Trace, probe: Tensor) -> Equivar
 
     Args:
         translator: the method G.
-        trace: its answer to the source, on the source's grid.
+        trace: its prediction for the source, on the source's grid.
         probe: T as a displacement (spatial_dims, *spatial), in voxels, pull.
     """
     if not trace.same_grid:
@@ -71,7 +71,7 @@ def translator_checks(translator: Translator, trace: Trace, thresholds: Threshol
         "reproduction",
         {"reproduction_share": fraction, "reproduction_field_voxels": apart},
         thresholds,
-        "the run makes this image of this source again",
+        "the run reproduces this image from this source",
     )
     shape = tuple(trace.image.shape[1:])
     result = [
@@ -80,7 +80,7 @@ def translator_checks(translator: Translator, trace: Trace, thresholds: Threshol
     ]
     worst = max(result, key=lambda one: one.ratio)
     figures = {f"equivariance_{name}": value for name, value in worst._asdict().items()}
-    return [reproduction, assessed("equivariance", figures, thresholds, "a deformed source gives a deformed answer")]
+    return [reproduction, assessed("equivariance", figures, thresholds, "a deformed source gives a deformed image")]
 
 
 def identical_pair_check(trace: Trace, thresholds: Thresholds) -> Check:
@@ -91,7 +91,7 @@ def identical_pair_check(trace: Trace, thresholds: Thresholds) -> Check:
         "identical_pair_mean_voxels": float(length.mean()),
         "identical_pair_change": float((trace.image - trace.source).abs().max()),
     }
-    return assessed("identical pair", figures, thresholds, "two equal images are left alone")
+    return assessed("identical pair", figures, thresholds, "two equal images are left unchanged")
 
 
 def without_run() -> list[Check]:

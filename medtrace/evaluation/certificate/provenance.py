@@ -33,7 +33,7 @@ def provenance(
     """Everything that is known of a trace's origin.
 
     Args:
-        folder: the trace's.
+        folder: the trace's folder.
         run: folder of the training that made it.
         source: the file or DICOM folder that was translated.
     """

@@ -79,7 +79,7 @@ class Radius:
         if not math.isfinite(self.radius_mm):
             needed = math.ceil(self.coverage / (1 - self.coverage) - 1e-9)
             raise ValueError(
-                f"radius: {self.calibration_subjects} subject(s) promise nothing with {100 * self.coverage:g} %; give"
+                f"radius: {self.calibration_subjects} subject(s) guarantee nothing at {100 * self.coverage:g} %; give"
                 f" at least {needed}, or a lower coverage"
             )
         atomic_write(path, json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
@@ -91,8 +91,8 @@ def predictor_errors(name: str, task: str, spatial_shape: Sequence[int], seed: i
     Args:
         name: "mean" predicts the mean true displacement of 100 training cases, "zero" none, and "noisy" the truth with
             a random shift of 1 mm standard deviation along every axis, one for each subject; "registration" finds what
-            `medtrace trace` finds of the true image, as of a translator that is never wrong; "translators" of what a
-            translator makes that is right, blurs, removes or adds a lesion or moves anatomy, drawn for each subject.
+            `medtrace trace` finds for the true image, as for a translator that is never wrong; "translators" the same
+            for one that is right, blurs, removes or adds a lesion or moves anatomy, drawn for each subject.
         task, spatial_shape, seed: of TraceBench.
     """
     if name not in PREDICTORS:
@@ -172,12 +172,13 @@ def calibrate_radius(
         task, spatial_shape, seed: of TraceBench.
         calibration, test: subjects.
         coverage: probability promised.
-        fraction: None promises for a random point of a subject's foreground; a number for this fraction of its points.
+        fraction: None makes the promise for a random point of a subject's foreground; a number, for this fraction of
+            its points.
         progress: show a bar.
 
     Returns:
-        The radius and its measured coverage. One score for each subject: its points are not exchangeable with
-        another's, but subjects are, since each is drawn alike and alone.
+        The radius and its measured coverage. Each subject has one score: its points are not exchangeable with
+        another's, but subjects are, since they are drawn independently from the same distribution.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -210,7 +211,7 @@ def calibrate_radius_on_landmarks(
     Args:
         subjects: trace, landmarks of the source and of the target (N, 3) in RAS mm, one item for each subject.
         population: where they come from, for the statement.
-        coverage, share: as in `calibrate_radius`; a random point is a random landmark.
+        coverage, fraction: as in `calibrate_radius`; a random point is a random landmark.
         seed: seed of the random landmarks.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -234,12 +235,12 @@ def read_subjects(path: str | os.PathLike, space: str | None = None) -> list[tup
 
     Args:
         path: the list; files in it may be relative to it. For landmark files see `read_landmarks`.
-        space: "RAS", "LPS" or "voxel", the landmark files' axes where they do not say them.
+        space: "RAS", "LPS" or "voxel", the landmark files' axes if the files do not state them.
 
     Raises:
         FileNotFoundError: if a file is missing.
         ValueError: if a column is missing, two files of a subject name different landmarks, or a landmark lies outside
-            of its image.
+            its image.
     """
     path = Path(path)
     if not path.is_file():
@@ -275,7 +276,7 @@ def radius_check(path: str | os.PathLike) -> Check:
     """Report a conformal radius; it is not a test of this trace, so it always passes."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected one of `medtrace calibrate radius`")
+        raise FileNotFoundError(f"{path}: no such file; expected a file that `medtrace calibrate radius` wrote")
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values.get("format") != RADIUS_FORMAT:

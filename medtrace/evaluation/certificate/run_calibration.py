@@ -61,17 +61,17 @@ def question_run(
 ) -> list[Answer]:
     """Put the checks that need a run to it and to controls.
 
-    Of a method that translates one image. *Reproduction*: the run's own image, in gray levels as a file keeps them,
+    For a method that translates one image. *Reproduction*: the run's own image, in gray levels as a file keeps them,
     must pass; images of runs whose weights differ by 1 % and 10 % must not. *Equivariance*: the run; the mean of its
-    answer and a remembered image; the remembered image alone, which is 1 by definition.
+    image and a remembered one; the remembered image alone, which is 1 by definition.
 
-    Of a method that registers. *Identical pair*: the run; the run with a shift of 1 voxel, or a smooth deformation of
-    up to 2, in every answer.
+    For a method that registers. *Identical pair*: the run; the run with a shift of 1 voxel, or a smooth deformation of
+    up to 2, in every prediction.
 
     Args:
         run: folder of the training.
         task: task of TraceBench.
-        cases: at least 2; each remembers the answer to another.
+        cases: at least 2; the image of each is remembered for another.
         spatial_shape: (H, W) or (H, W, D).
         seed, split: of TraceBench.
         thresholds: limits; None is the defaults.

@@ -43,19 +43,20 @@ class Thresholds:
         residual_share: energy that neither deformation nor permitted appearance explains, as a fraction of variance.
         outside_range_share: voxels beyond the source's range by more than 5 %.
         contrast_loss: 1 less the ratio of standard deviations of image and source.
-        identical_pair_voxels: greatest displacement of a pair of two equal images (registration runs).
-        reproduction_share: mean difference of the image from what the run makes of the source, fraction of the range.
-        equivariance_ratio: how far the run is from carrying a small deformation of its input over to its output; 1
-            is as far as a method that ignores it.
+        identical_pair_voxels: maximum displacement of a pair of two equal images (registration runs).
+        reproduction_share: mean difference of the image from the run's output for the source, as a fraction of the
+            range.
+        equivariance_ratio: how far the run is from applying a small deformation of its input to its output; 1 is as
+            far as a method that ignores it.
         border_voxels: width of the border for the round trip.
-        probe_voxels: greatest displacement of the small deformations.
-        probes: how many of them.
+        probe_voxels: maximum displacement of the small deformations.
+        probes: number of them.
         reference_size_2d, reference_size_3d: voxels of the longest axis at which the independent registration works.
         reference_spacing: voxels between its control points.
-        reference_mm: edge in mm that its voxels have at least.
-        reference_samples_3d: voxels of a volume, at most, on which it reads the similarity, all of them in or beside
-            what either image shows.
-        reference_evaluations_3d: how often it reads it, at most, at each of its two resolutions.
+        reference_mm: minimum edge of its voxels in mm.
+        reference_samples_3d: maximum number of a volume's voxels on which it evaluates the similarity, all of them in
+            or beside what either image shows.
+        reference_evaluations_3d: maximum number of evaluations at each of its two resolutions.
     """
 
     folded_volume_voxels: Limit = Limit(0.0, 0.05)
@@ -96,7 +97,7 @@ class Thresholds:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is not YAML mapping, a name is unknown or a limit is none; the message names it.
+            ValueError: if it is not a YAML mapping, a name is unknown or a limit is not one; the message names it.
         """
         path = Path(path)
         if not path.is_file():

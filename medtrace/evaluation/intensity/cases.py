@@ -26,7 +26,7 @@ class RunCases:
     """What a run makes of subjects that it was not trained on, in the networks' range [-1, 1].
 
     Args:
-        run: a folder left by `medtrace train`.
+        run: a folder written by `medtrace train`.
         dataset: a folder made by `medtrace prepare`, for a run that was trained on one.
         subjects: of TraceBench, per split.
         seed: seed of TraceBench's subjects; None is the run's own.

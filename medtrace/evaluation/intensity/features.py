@@ -75,9 +75,9 @@ def local_features(
 
     Args:
         image: (C', *spatial).
-        warped: (C, *spatial), brought to the image's range channel by channel where units differ.
-        change: of them.
-        sigma: voxels per axis of the Gaussian that they are seen through; 0 for an axis across slices.
+        warped: (C, *spatial), rescaled to the image's range channel by channel where units differ.
+        change: their unexplained change.
+        sigma: width of the Gaussian that smooths them, in voxels per axis; 0 for an axis across slices.
         levels: see `Scale`.
     """
     values = image.numpy()
@@ -97,7 +97,7 @@ def source_features(warped: Tensor, sigma: Sequence[float], channels: int) -> di
 
     Args:
         warped: (C, *spatial).
-        sigma: as of `local_features`.
+        sigma: as for `local_features`.
         channels: channels of the image.
     """
     values = warped.numpy()
@@ -121,7 +121,7 @@ def fit_scale(
 ) -> Scale:
     """Weights of at least 0 by which features make the usual absolute error, by least squares.
 
-    Errors above the 95th percentile count as that: a few large ones are not to widen the scale everywhere.
+    Errors above the 95th percentile are clipped to it: a few large ones should not widen the scale everywhere.
 
     Args:
         features: features of every case, at some of its voxels (n,).

@@ -75,7 +75,7 @@ class Known(NamedTuple):
     """A translation whose truth is known.
 
     Attributes:
-        subject: who; several cases may be of one.
+        subject: name of the subject; several cases may be of one.
         trace: in the networks' range or any other unit.
         target: (C', *spatial), the true image in the image's unit.
     """
@@ -96,20 +96,20 @@ class IntensityInterval:
 
     Attributes:
         coverage: probability that a random tissue voxel of a new subject lies within its interval.
-        factor: of the scale.
+        factor: factor of the scale.
         uncertainty: one of `CHOICES`.
         scale: weights of its features.
-        levels: least and greatest intensity between which `LEVELS` lie.
-        sigma_mm: of the Gaussian that features are seen through.
-        regions_mm: of those through which unexplained change is looked for.
+        levels: minimum and maximum intensity between which `LEVELS` lie.
+        sigma_mm: width of the Gaussian that smooths features.
+        regions_mm: widths of those with which unexplained change is sought.
         region_scales: weights of the features of the source, for each.
-        limit: of unexplained change over its scale.
+        limit: limit of unexplained change over its scale.
         clean: probability that a case without unexplained change stays below the limit.
-        unit: "subject", or "case" where cases stood in for subjects.
+        unit: "subject", or "case" if cases stood in for subjects.
         population: where they come from.
-        calibration: how many subjects, or cases.
-        measured: what was found on unseen ones (see `measure_interval`).
-        weights_sha256: SHA-256 of the file of the weights that it was calibrated for, None where nobody recorded it.
+        calibration: number of subjects, or cases.
+        measured: coverage measured on unseen ones (see `measure_interval`).
+        weights_sha256: SHA-256 of the file of the weights that it was calibrated for, None if not recorded.
     """
 
     coverage: float
@@ -135,8 +135,8 @@ class IntensityInterval:
         if self.unit == "case":
             return (
                 f"estimated on {self.calibration} cases of {self.population}: the true intensity lies within its"
-                f" interval in {100 * self.coverage:g} % of tissue voxels; cases of few subjects promise nothing for a"
-                " new one"
+                f" interval in {100 * self.coverage:g} % of tissue voxels; cases of few subjects guarantee nothing for"
+                " a new one"
             )
         return (
             f"for a new {self.unit} of {self.population}, the true intensity of a random tissue voxel lies within its"
@@ -149,8 +149,8 @@ class IntensityInterval:
 
         Args:
             trace: trace of a translation, in the calibration's unit.
-            change: of it (see `unexplained_change`); None computes it.
-            slice_axis: of a volume that was translated slice by slice, the axis across the slices.
+            change: its unexplained change (see `unexplained_change`); None computes it.
+            slice_axis: for a volume that was translated slice by slice, the axis across the slices.
         """
         change = change or unexplained_change(trace.image, trace.warped)
         sigma = voxels_of(self.sigma_mm, trace.affine, trace.image.ndim - 1, slice_axis)
@@ -161,7 +161,7 @@ class IntensityInterval:
         """Unexplained change over its limit (1, *spatial), in tissue: above 1 it is marked.
 
         Args:
-            trace, change, slice_axis: as of `half_width`.
+            trace, change, slice_axis: as for `half_width`.
         """
         change = change or unexplained_change(trace.image, trace.warped)
         result = region_excess(trace, change, self.regions_mm, self.region_scales, self.levels, slice_axis)
@@ -180,8 +180,8 @@ class IntensityInterval:
         if not math.isfinite(self.factor):
             needed = 2 * math.ceil(self.coverage / (1 - self.coverage) - 1e-9)
             raise ValueError(
-                f"factor: {self.calibration} {self.unit}(s) promise nothing with {100 * self.coverage:g} %; give at"
-                f" least {needed} in all, of which half is for the scales, a lower coverage, or calibrate on cases"
+                f"factor: {self.calibration} {self.unit}(s) guarantee nothing at {100 * self.coverage:g} %; give at"
+                f" least {needed} in all, half of them for the scales, a lower coverage, or calibrate on cases"
                 " (--unit case)"
             )
 
@@ -206,7 +206,7 @@ class IntensityInterval:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; expected one of `medtrace calibrate intensity`")
+            raise FileNotFoundError(f"{path}: no such file; expected a file that `medtrace calibrate intensity` wrote")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.get("format") != FORMAT:
@@ -261,10 +261,10 @@ def calibrate_interval(
         cases: cases of subjects that the method was not trained on.
         population: where they come from, for the statement.
         coverage: probability promised for a random tissue voxel of a new subject.
-        clean: probability promised that nothing is marked in a case without unexplained change; of n subjects it is at
-            most n / (n + 1), the largest of them.
-        unit: "subject", or "case", which takes every case for a subject: what is promised is then of such cases, such
-            as slices of the same persons, and an estimate without a guarantee.
+        clean: probability promised that nothing is marked in a case without unexplained change; with n subjects it is
+            at most n / (n + 1), the largest of them.
+        unit: "subject", or "case", which treats every case as a subject: the promise is then about such cases, such
+            as slices of the same persons, and is an estimate without a guarantee.
 
     Raises:
         ValueError: if there are fewer than two subjects, or the unit is another.
@@ -296,7 +296,7 @@ def calibrate_interval(
     for one, change in held:
         over = float(region_excess(one.trace, change, regions, region_scales, levels).max())
         largest[one.subject] = max(over, largest.get(one.subject, 0.0))
-    # More than n / (n + 1) cannot be promised of n; the file says what is.
+    # With n, no more than n / (n + 1) can be promised; the file says what is.
     clean = min(clean, len(largest) / (len(largest) + 1))
     return IntensityInterval(
         coverage=coverage,
@@ -321,7 +321,7 @@ def measure_interval(interval: IntensityInterval, cases: Iterable[Known]) -> dic
     Returns:
         `subjects`, `cases`; `covered`, the mean over subjects of the fraction of tissue voxels within their interval,
         with its standard deviation `covered_sd` and `least`; `half_width`, the mean in tissue; `constant_half_width`,
-        what a constant interval of the same coverage would need on these very cases; `marked`, the fraction of cases in
+        what a constant interval of the same coverage would need on these same cases; `marked`, the fraction of cases in
         which something is marked.
     """
     covered: dict[str, list[float]] = {}

@@ -43,7 +43,7 @@ class Lesion(NamedTuple):
     Attributes:
         weight: (1, *spatial) in [0, 1].
         level: its intensity.
-        radius_mm: of it.
+        radius_mm: its radius.
     """
 
     weight: Tensor
@@ -70,10 +70,10 @@ def draw_lesion(image: Tensor, tissue: Tensor, affine: Tensor, random: np.random
     """A lesion within tissue, of a level that stands out from where it lies.
 
     Args:
-        image: (C, *spatial) that it is to be painted into.
+        image: (C, *spatial) into which it is painted.
         tissue: boolean (1, *spatial).
         affine: (4, 4), voxel to RAS mm.
-        random: of place, radius and level.
+        random: random numbers for place, radius and level.
 
     Raises:
         ValueError: if no place holds it.
@@ -86,9 +86,9 @@ def draw_source_lesion(trace: Trace, tissue: Tensor, random: np.random.Generator
     """A lesion in a trace's source, of a level that stands out in the translation as its contrast has it.
 
     Args:
-        trace: whose source it is to be painted into.
+        trace: the trace into whose source it is painted.
         tissue: boolean (1, *spatial), on the grid of the translation.
-        random: of place, radius and level.
+        random: random numbers for place, radius and level.
 
     Returns:
         The lesion on the source's grid.
@@ -151,7 +151,7 @@ def plant(cases: RunCases, interval: IntensityInterval, count: int, seed: int) -
     """Ask for the marks of a run's own translations and of ones with planted hallucinations.
 
     Args:
-        cases: cases of the run, whose test subjects are taken.
+        cases: cases of the run, whose test subjects are used.
         interval: interval of the run.
         count: cases of each kind of `KINDS`.
         seed: seed of the lesions.

@@ -32,7 +32,7 @@ def crossed_pairs(preparation: CrossedSlices, place: Path, path: Path, smoke: bo
         preparation: which slices, and how many pairs.
         place: where the scans lie.
         path: path of the list.
-        smoke: as few as possible.
+        smoke: write as few as possible.
     """
     slices = tumor_slices(preparation, place, smoke)
     folder = make_directory(path.parent / path.stem)
@@ -84,7 +84,7 @@ def add_rotations(dataset: Path) -> None:
     """Add copies of the training pairs of a prepared data set, turned by 90, 180 and 270 degrees in their plane.
 
     Args:
-        dataset: of square slices; nothing is done where the copies are there.
+        dataset: a data set of square slices; nothing is done if the copies exist.
 
     Raises:
         ValueError: if slices are not square.

@@ -42,10 +42,10 @@ def pair_list(preparation: Pairs, place: Path, path: Path, smoke: bool = False) 
         preparation: which pairs.
         place: where they lie.
         path: path of the list.
-        smoke: a few subjects alone.
+        smoke: only a few subjects.
 
     Raises:
-        ValueError: if no pair is left.
+        ValueError: if no pair remains.
     """
     pairs = read_layout(place, preparation.select, preparation.layout).pairs
     if preparation.source:
@@ -113,7 +113,7 @@ def _check_enclosed(labels: tuple[int, int], files: Sequence[Path]) -> None:
         if 2 * around[0] < around[1]:
             raise ValueError(
                 f"{file}: expected label {inner} within label {outer}, which is {around[0]} of {around[1]} of what"
-                f" surrounds it; number the labels of both domains alike, as `medtrace reproduce` tells"
+                f" surrounds it; number the labels of both domains alike, as `medtrace reproduce` describes"
             )
         return
 

@@ -20,7 +20,7 @@ def find_data(recipe: Recipe, root: Path) -> dict[str, Path]:
     """Name → place of the data sets of a paper that are there: `root` itself, or its folder of that name.
 
     Raises:
-        FileNotFoundError: if there is none; it tells what each would look like.
+        FileNotFoundError: if there is none; the message describes each expected layout.
     """
     result = {}
     for data in recipe.data:
@@ -76,8 +76,8 @@ def _seen(root: Path) -> str:
     if not root.exists():
         return "there is no such folder; check the path"
     if root.is_file():
-        return "it is a file of another kind; give the folder of the data"
+        return "it is a file of another type; give the folder of the data"
     names = sorted(path.name for path in root.iterdir())
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     held = f"it holds {', '.join(names[:SHOWN])}{more}" if names else "it is empty"
-    return f"{held}; give the folder that holds the data, or bring it into that form"
+    return f"{held}; give the folder that holds the data, or arrange it in that layout"

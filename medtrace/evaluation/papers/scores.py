@@ -39,15 +39,15 @@ def score_row(
     Args:
         scores: "translation" (NMAE, PSNR, SSIM under the conventions of `metrics.translation_scores`), "fidelity" (the
             columns of `score_cases`), "registration" (those of `score_pair`, and the time of a pair), "information"
-            (NMI of warped pairs) or "traceability" (those of `score_traceability`; the segmenter lies beside
+            (NMI of warped pairs) or "traceability" (those of `score_traceability`; the segmenter is stored beside
             `dataset`).
         method: a trained one; None is the identity.
         dataset: a prepared folder.
-        smoke: only try whether it runs.
-        progress: what stands before a bar; None shows none.
+        smoke: only check that it runs.
+        progress: label of the progress bar; None shows none.
 
     Returns:
-        The values of every case; of "traceability" a `TraceabilityTable`, whose distances are of all cases together.
+        The values of every case; for "traceability" a `TraceabilityTable`, whose distances are over all cases together.
     """
     tracer: Tracer = identity if method is None else tracer_of(method)
     if scores == "traceability":

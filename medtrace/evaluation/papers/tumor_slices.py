@@ -30,11 +30,11 @@ class TumorSlice(NamedTuple):
     """A slice of a subject.
 
     Attributes:
-        subject: who.
+        subject: name of the subject.
         split: training, validation or test.
         image: (1, H, W) in [0, 1], background 0.
-        tumor: (1, H, W) boolean; nowhere of a healthy slice.
-        organ: likewise, the organ with its tumor; None where it is not known.
+        tumor: (1, H, W) boolean; empty for a healthy slice.
+        organ: likewise, the organ with its tumor; None if it is not known.
     """
 
     subject: str
@@ -64,7 +64,7 @@ def tumor_slices(preparation: CrossedSlices, place: Path, smoke: bool = False) -
     Args:
         preparation: how many, and of which layout.
         place: where the scans lie.
-        smoke: as few as `preparation` says for a trial.
+        smoke: choose as few as `preparation` says for a smoke test.
 
     Raises:
         ValueError: if there are too few subjects.

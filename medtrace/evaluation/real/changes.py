@@ -54,9 +54,9 @@ def follow_up_trace(pair: DatedPair, brain: Tensor, alignment: Alignment) -> Tra
     """The trace from the first to the second date, whose appearance may change in the brain: image minus warped there.
 
     Args:
-        pair: of both dates, as scanned or prepared.
+        pair: both dates, as scanned or prepared.
         brain: boolean (1, *spatial).
-        alignment: alignment of the dates.
+        alignment: type of alignment of the dates.
     """
     reach = grown(brain, AROUND_MM, pair.spacing)
     found = register_images(
@@ -76,14 +76,14 @@ def follow_up_trace(pair: DatedPair, brain: Tensor, alignment: Alignment) -> Tra
 def over_local_scale(change: Tensor, warped: Tensor, inside: Tensor, spacing: Sequence[float]) -> Tensor:
     """A map of change without its slow part, over its usual size at voxels of the source's edges and texture.
 
-    What changes slowly over the brain is what the bias field left. Lesions are a small part of the brain, so that the
+    What changes slowly over the brain remains from the bias field. Lesions are a small part of the brain, so that the
     usual size is that of noise and misfit. Both are learned from the pair itself, without the truth.
 
     Args:
         change: (1, *spatial), smoothed.
         warped: (1, *spatial), the source on that grid.
         inside: boolean (1, *spatial), the brain.
-        spacing: mm.
+        spacing: voxel size in mm.
     """
     low, high = np.percentile(change[inside].numpy(), (5, 95))
     change = change - seen_through_gaussian(change.clamp(float(low), float(high)), inside, spacing, SLOW_MM)
@@ -113,7 +113,7 @@ def score_map(change: Tensor, truth: Tensor, inside: Tensor, spacing: Sequence[f
     Args:
         change: (1, *spatial).
         truth, inside: boolean (1, *spatial).
-        spacing: mm.
+        spacing: voxel size in mm.
 
     Example:
         >>> truth = torch.zeros(1, 4, 4, 4, dtype=torch.bool)
@@ -143,7 +143,7 @@ def threshold_without(person: str, scores: Mapping[str, Mapping[str, Any]]) -> i
     """Number of the threshold with the best mean Dice over the other persons.
 
     Args:
-        person: the test person, who has no part in the choice.
+        person: the test person, whose scores are not used for the choice.
         scores: person → the row's `Scored` as a mapping.
     """
     others = [dice(one) for name, one in scores.items() if name != person]

@@ -38,9 +38,9 @@ class FollowUp:
     """A person at two dates.
 
     Attributes:
-        person: who.
-        dates: the FLAIR of the first and of the second date, files.
-        to_common: ITK transform that brings the second onto the grid of `truth`.
+        person: name of the person.
+        dates: files of the FLAIR of the first and of the second date.
+        to_common: ITK transform that resamples the second onto the grid of `truth`.
         truth: file of the mask of change.
         mask: file of the brain mask on that grid.
     """
@@ -57,10 +57,10 @@ class DatedPair:
     """Both dates in memory, (1, *spatial) each.
 
     Attributes:
-        person: who.
-        first: on its own grid.
-        second: on the grid of the truth.
-        first_affine, affine: of these grids, voxel to RAS mm.
+        person: name of the person.
+        first: first date, on its own grid.
+        second: second date, on the grid of the truth.
+        first_affine, affine: affines of these grids, voxel to RAS mm.
         truth: boolean, where lesions changed.
     """
 
@@ -81,7 +81,7 @@ def find_follow_ups(folder: str | os.PathLike) -> list[FollowUp]:
     """The persons with a FLAIR at both dates and a mask of change.
 
     Raises:
-        FileNotFoundError: if there are none, or not the one whose brain mask fits.
+        FileNotFoundError: if there are none, or the one whose brain mask fits is missing.
     """
     root = Path(folder)
     root = root / "open_ms" if (root / "open_ms").is_dir() else root
@@ -124,7 +124,7 @@ def brain_of(one: FollowUp, pair: DatedPair, fitting: tuple[FollowUp, DatedPair]
 
     Args:
         one, pair: the person.
-        fitting: the person whose mask fits; of the same person it is the mask itself.
+        fitting: the person whose mask fits; for that person, the result is the mask itself.
     """
     mask = _tensor(sitk.ReadImage(str(fitting[0].mask))) > 0
     if one.person == fitting[0].person:
@@ -158,7 +158,7 @@ def standardized(
     """Images on the scale of other persons' (Nyul's landmarks of these, in the brain).
 
     Args:
-        images, brains: of the person.
+        images, brains: images and brain masks of the person.
         others: images and brain masks of others, from which the landmarks are learned.
     """
     landmarks = HistogramStandardization.train([image for image, _ in others], [mask for _, mask in others])

@@ -1,8 +1,8 @@
 """Real heads of two public data sets of multiple sclerosis, each on one grid and without skull.
 
 Lesjak et al., Neuroinformatics 2017 (cross-sectional, here in MNI axes, doi 10.1007/s12021-017-9348-7) and 2016
-(longitudinal), CC-BY, both in https://github.com/muschellij2/open_ms_data. Read as they lie there, or with shorter
-names, in a folder or its subfolder `open_ms`:
+(longitudinal), CC-BY, both in https://github.com/muschellij2/open_ms_data. Read in the layout used there, or with
+shorter names, in a folder or its subfolder `open_ms`:
 
 - `cross_sectional/MNI/PERSON/{T1,T2,FLAIR}_*regtoMNI.nii.gz`, or `mni/PERSON/{T1,T2,FLAIR}.nii.gz`;
 - `longitudinal/raw/PERSON/`, or `longitudinal/PERSON/`, with `{study1,study2}_{T1W,T2W,FLAIR}.nii.gz` and the ITK
@@ -10,7 +10,7 @@ names, in a folder or its subfolder `open_ms`:
 - `longitudinal/coregistered/PERSON/brainmask.nii.gz`, or beside the scans.
 
 The cross-sectional scans are published corrected for their bias field (N4), the longitudinal ones as they were scanned:
-a surface coil's brighter rim there is no property of tissue, but is learned as one. They are corrected here.
+a surface coil's brighter rim is not a property of tissue there, but would be learned as one. They are corrected here.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Head:
 
     Attributes:
         name: name of head and date.
-        person: who; one name in both data sets counts as one person.
+        person: name of the person; one name in both data sets counts as one person.
         images: contrast → file.
         transforms: contrast → ITK files that are applied one after the other, the last first.
-        mask: mask of the brain, on the grid that images are brought to; None where they are on one grid without skull.
+        mask: mask of the brain, on the grid to which images are resampled; None if they are on one grid without skull.
     """
 
     name: str
@@ -91,9 +91,9 @@ def on_one_grid(head: Head, folder: Path, bias: bool = False) -> dict[str, Path]
     """Contrast → file of the head's images on one grid without skull; created if missing.
 
     Args:
-        head: of one that already is on one grid the files as they are.
-        folder: receives the others.
-        bias: leave the bias field in; by default it is taken out (`medtrace.data.bias`).
+        head: the head; if it already is on one grid, its files are returned as they are.
+        folder: receives the files of the others.
+        bias: leave the bias field in; by default it is removed (`medtrace.data.bias`).
     """
     if head.mask is None:
         return dict(head.images)

@@ -20,7 +20,7 @@ def slice_scores(preparation: Preparation) -> Scores:
     """The columns `MAE` (0 to 255), `SSIM` and `UNITS` (in the target's units), over the target's foreground.
 
     Args:
-        preparation: preparation of the data set. Of a target in arbitrary units the unit is that of the mean training
+        preparation: preparation of the data set. For a target in arbitrary units, the unit is that of the mean training
             scan, to which image and target are brought by one curve.
     """
     back = target_units(preparation, 1)
@@ -42,8 +42,8 @@ def slice_scores(preparation: Preparation) -> Scores:
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """Interval of a mean over slices, by `medtrace.metrics.paired.bootstrap_interval`.
 
-    The slices are of one person: it says how far the mean would move with other slices of that person, and nothing of
-    other persons.
+    The slices are of one person: it says how far the mean would vary with other slices of that person, and nothing
+    about other persons.
 
     Example:
         >>> low, high = interval([1.0, 2.0, 3.0])

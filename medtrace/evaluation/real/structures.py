@@ -53,8 +53,8 @@ class StructureNetwork:
         file, table = Path(folder) / WEIGHTS, Path(folder) / NAMES
         if not file.is_file() or not table.is_file():
             raise FileNotFoundError(
-                f"{folder}: expected {WEIGHTS} and {NAMES}, the MeshNet that labels T1s, received a folder without; put"
-                " them there, or choose a study that needs no labels"
+                f"{folder}: expected {WEIGHTS} and {NAMES}, the MeshNet that labels T1s, received a folder without"
+                " them; put them there, or choose a study that needs no labels"
             )
         with np.load(file, allow_pickle=False) as saved:
             weights = {name: torch.from_numpy(saved[name]).float() for name in saved.files}
@@ -69,7 +69,7 @@ class StructureNetwork:
         """Labels (1, *spatial) uint8 of a T1 without skull.
 
         Args:
-            image: (1, *spatial), background 0 (values below count as 0), voxels of 1 mm.
+            image: (1, *spatial), background 0 (negative values count as 0), voxels of 1 mm.
             affine: (4, 4), voxel to RAS mm.
 
         Raises:
@@ -80,7 +80,7 @@ class StructureNetwork:
         volume = turned.permute(0, 2, 1).flip(0, 1)  # left, inferior, anterior
         inside = (volume > 0).nonzero()
         if not len(inside):
-            raise ValueError("image: expected a brain above 0, received no voxel above; give a T1 without skull")
+            raise ValueError("image: expected a brain above 0, received no voxel above 0; give a T1 without skull")
         low, high = (inside.min(0).values - MARGIN).clamp_min(0), inside.max(0).values + MARGIN + 1
         cut = tuple(slice(int(a), int(b)) for a, b in zip(low, high))
         labels = torch.zeros_like(volume, dtype=torch.uint8)

@@ -16,7 +16,7 @@ class RealTask:
     Attributes:
         sources: contrasts that are read.
         target: contrast that is made.
-        methods: that are trained, the first in every table.
+        methods: methods that are trained; the first is in every table.
 
     Example:
         >>> task = RealTask(("T1", "FLAIR"), "T2")

@@ -52,7 +52,7 @@ def completed(members: Sequence[Member]) -> tuple[list[Member], list[Note]]:
         members: in the order of antsApplyTransforms: the first moves a point of the target first.
 
     Returns:
-        The list, longer where a lone warp was completed by what lies beside it, and what there is to say.
+        The list, longer where a lone warp was completed by a file beside it, and the notes.
 
     Raises:
         ValueError: if files of one registration are in another order than ANTs applies them, or one is left out.
@@ -83,13 +83,13 @@ def _lone(member: Member, part: _Part) -> tuple[list[Member], list[Note]]:
     if part.kind == "linear":
         beside = [path.name for path in _neighbors(member.path, part.prefix) if _is_warp(path)]
         tail = sorted(name.removeprefix(part.prefix) for name in beside)
-        text = f"the linear part alone, though {' and '.join(tail)} lie{'s' * (len(tail) == 1)} beside it"
+        text = f"only the linear part, though {' and '.join(tail)} lie{'s' * (len(tail) == 1)} beside it"
         return [member], [Note(name, text)] if tail else []
     stages = _stages(member.path, part)
     if not stages:
         if part.stage < 1:
             return [member], []
-        text = "by its name a later stage of ANTs; no earlier one lies beside it, so the warp is read alone"
+        text = "a later stage of ANTs by its name; no earlier one is beside it, so only the warp is read"
         return [member], [Note(name, text)]
     chain = _expected(member.path, part, stages)
     labels = [_label(other, part.prefix) for other in chain]
@@ -140,8 +140,8 @@ def _stages(path: Path, part: _Part) -> dict[int, Path]:
         if result.stage in stages:
             raise ValueError(
                 f"{path}: two files beside it may be the linear part, {stages[result.stage].name} and {other.name}"
-                " (GenericAffine is what antsRegistration writes); name all files in ANTs' order in a folder of their"
-                " own"
+                " (GenericAffine is what antsRegistration writes); name all files in ANTs' order in a separate"
+                " folder"
             )
         stages[result.stage] = other
     early = path.with_name(f"{part.prefix}{part.stage}Affine.txt")  # of a prefix that ends in a digit

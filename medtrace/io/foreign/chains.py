@@ -73,8 +73,8 @@ def with_known_inverse(chain: TransformChain, files: Sequence[Path]) -> tuple[Tr
         files: that it was read from.
 
     Returns:
-        The chain, as it was where there is not one warp with one beside it or the two do not undo each other, and what
-        there is to say.
+        The chain, unchanged where there is not one warp with one beside it or the two do not undo each other, and the
+        notes.
     """
     fields = [k for k, part in enumerate(chain.parts) if isinstance(part, FieldPart)]
     warps = [(file, beside) for file in files if (beside := inverse_beside(file)) is not None and beside not in files]
@@ -93,7 +93,7 @@ def with_known_inverse(chain: TransformChain, files: Sequence[Path]) -> tuple[Tr
         return chain, [Note(file.name, text)]
     parts = list(chain.parts)
     parts[fields[0]] = replace(own, known_inverse=back)
-    return TransformChain(tuple(parts)), [Note(file.name, f"{name} beside it is taken for its inverse")]
+    return TransformChain(tuple(parts)), [Note(file.name, f"{name} beside it is taken as its inverse")]
 
 
 def _undone(there: FieldPart, back: FieldPart) -> float:

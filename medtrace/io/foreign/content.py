@@ -56,7 +56,7 @@ def kind_of(path: Path) -> Kind:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is none of the kinds.
+        ValueError: if it is none of these types.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")

@@ -33,14 +33,14 @@ def read_elastix(path: Path, images: Images) -> tuple[sitk.Transform, list[Note]
     Points go from the fixed image (target) to the moving one (source), in LPS mm, first through the earliest file.
 
     Raises:
-        ValueError: if a kind of transform is not known, a file before it is missing, or the images are another pair.
+        ValueError: if a transform type is not known, a file before it is missing, or the images are another pair.
     """
     return _read(path, images, ())
 
 
 def _read(path: Path, images: Images, seen: tuple[Path, ...]) -> tuple[sitk.Transform, list[Note]]:
     if path in seen or len(seen) >= _LONGEST_CHAIN:
-        raise ValueError(f"{path}: the elastix files name each other in a circle, or more than {_LONGEST_CHAIN}")
+        raise ValueError(f"{path}: the elastix files form a cycle, or more than {_LONGEST_CHAIN} are chained")
     parameters = _parameters(path)
     dims = {_number(path, parameters, f"{name}ImageDimension") for name in ("Fixed", "Moving")}
     if len(dims) != 1 or not dims <= {2, 3}:
@@ -163,7 +163,7 @@ def _flattens(transform: sitk.Transform) -> bool:
 def _bspline(path: Path, parameters: Parameters, dims: int) -> sitk.Transform:
     if _true(parameters, "UseCyclicTransform"):
         raise ValueError(
-            f"{path}: is a cyclic B-spline of elastix, which ITK does not know; run transformix -def all and take its"
+            f"{path}: is a cyclic B-spline of elastix, which ITK lacks; run transformix -def all and take its"
             " deformationField, by --format itk"
         )
     named = [name for name in ("BSplineTransformSplineOrder", "BSplineTransformOrder") if parameters.get(name)]
@@ -213,7 +213,7 @@ def _check_images(path: Path, parameters: Parameters, images: Images) -> list[No
             f"{path}: elastix's fixed image has the grid of the source, not of the target; exchange --source and"
             " --target"
         )
-    return [] if matches["target"] else [Note(path.name, "elastix's fixed image had another grid than the target")]
+    return [] if matches["target"] else [Note(path.name, "elastix's fixed image was not on the target's grid")]
 
 
 def _grid(
@@ -243,7 +243,7 @@ def _as_itk(grid: Grid, pixel: tuple[float, float], dims: int) -> Grid:
 def _sum(path: Path, parts: Sequence[sitk.Transform], images: Images) -> sitk.Transform:
     """The sum of two displacements, of which no other form exists, on the target's grid."""
     if parts[0].GetDimension() != 3:
-        raise ValueError(f"{path}: elastix adds its transforms, which is read in 3D only; compose them instead")
+        raise ValueError(f"{path}: elastix adds its transforms, which is only read in 3D; compose them instead")
     size, geometry = list(images.target.shape), itk_geometry(images.target)
     fields = [sitk.TransformToDisplacementField(part, sitk.sitkVectorFloat64, size, *geometry) for part in parts]
     return sitk.DisplacementFieldTransform(fields[0] + fields[1])

@@ -57,8 +57,8 @@ def read_afni(path: Path, images: Images) -> tuple[sitk.Transform, list[Note]]:
     values = np.array([float(word) for row in rows for word in row.split()])
     if values.size != 12:
         raise ValueError(
-            f"{path}: holds {values.size // 12} matrices, one for each time point; write the one that is wanted into"
-            " its own file"
+            f"{path}: holds {values.size // 12} matrices, one for each time point; write the one you need into its"
+            " own file"
         )
     try:
         check_upright("source", images.source)
@@ -81,7 +81,7 @@ def check_upright(name: str, grid: Grid) -> None:
     if np.abs(axes).max(axis=0).min() < _OBLIQUE:
         raise ValueError(
             f"is AFNI's, which turns an oblique image upright before it applies a matrix, and the {name} is oblique;"
-            " take the images after 3dWarp -deoblique, or convert to ITK's format"
+            " use the images after 3dWarp -deoblique, or convert to ITK's format"
         )
 
 
@@ -110,7 +110,7 @@ def read_lta(path: Path, images: Images) -> tuple[sitk.Transform, list[Note]]:
         notes.append(Note(path.name, "its src is the target and its dst the source, so it is applied as it stands"))
         return affine_transform(matrix), notes
     if not forward:
-        notes.append(Note(path.name, "names neither image's grid; src is taken for the source and dst for the target"))
+        notes.append(Note(path.name, "names neither image's grid; src is taken as the source and dst as the target"))
     return affine_transform(np.linalg.inv(matrix)), notes
 
 

@@ -28,7 +28,7 @@ def check_plausible(path: Path, point_map: PointMap, ddf: Tensor) -> list[Note]:
         ddf: (3, *target shape) in voxels of the target.
 
     Returns:
-        What is worth a line: few voxels that come from the source, a field that does not cover the target.
+        What is worth a note: few voxels that come from the source, a field that does not cover the target.
 
     Raises:
         ValueError: if a number is not finite, no voxel comes from the source, or a displacement is longer than both
@@ -62,7 +62,7 @@ def check_plausible(path: Path, point_map: PointMap, ddf: Tensor) -> list[Note]:
     if field is not None:
         beside = 1 - float(_inside(field, target.to_mm(voxels.T)).double().mean())
         if beside > 0:
-            text = f"{beside:.1%} of the target's voxels lie outside of its field, where it moves nothing"
+            text = f"{beside:.1%} of the target's voxels lie outside its field, where it moves nothing"
             notes.append(Note(path.name, text))
     return notes
 

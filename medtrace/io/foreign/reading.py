@@ -98,7 +98,7 @@ def format_of_file(path: Path, kind: Kind | None = None) -> str:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is of none, or may be of several; the message states how to name one.
+        ValueError: if it has none, or may have several; the message states how to name one.
     """
     kind = kind_of(path) if kind is None else kind
     if kind is Kind.NIFTI:
@@ -106,7 +106,7 @@ def format_of_file(path: Path, kind: Kind | None = None) -> str:
     if kind is Kind.MATRIX:
         raise ValueError(
             f"{path}: {kind} may be FLIRT's (FSL's millimeters, source to target) or one in RAS mm from target to"
-            " source (greedy, c3d_affine_tool, NiftyReg); name it by --format flirt or --format matrix"
+            " source (greedy, c3d_affine_tool, NiftyReg); choose with --format flirt or --format matrix"
         )
     return next(name for name, kinds in IMPORT_FORMATS.items() if kind in kinds)
 
@@ -114,7 +114,7 @@ def format_of_file(path: Path, kind: Kind | None = None) -> str:
 def _read(path: Path, format_: str, kind: Kind, images: Images) -> tuple[sitk.Transform, list[Note]]:
     if kind not in IMPORT_FORMATS[format_] and not (format_ in _CHAINED and kind is Kind.NRRD):
         others = [name for name, kinds in IMPORT_FORMATS.items() if kind in kinds]
-        raise ValueError(f"{path}: is {kind}, not a file of {format_}; read it by --format {' or '.join(others[:3])}")
+        raise ValueError(f"{path}: is {kind}, not a file of {format_}; use --format {' or '.join(others[:3])}")
     if kind is Kind.ITK:
         return read_itk(path), []
     if kind is Kind.NRRD:
@@ -146,7 +146,7 @@ def _read(path: Path, format_: str, kind: Kind, images: Images) -> tuple[sitk.Tr
 def _place(file: vectors.VectorFile, images: Images) -> list[Note]:
     """Whether a field is on the target's grid, or on the source's, as one that leads the other way does."""
     on_target, on_source = file.grid.coincides(images.target), file.grid.coincides(images.source)
-    text = "is on the grid of the source and not of the target, as fields do that lead the other way"
+    text = "is on the grid of the source and not of the target, like fields that lead the other way"
     if on_target or not on_source:
         return []
     name = file.path.name.removesuffix(".gz").removesuffix(".nii")

@@ -79,7 +79,7 @@ def format_of(file: VectorFile) -> str:
     if not file.five_axes:
         raise ValueError(
             f"{file.path}: a field (H, W, D, 3) may hold voxels (Learn2Reg, VoxelMorph) or FSL's millimeters; name the"
-            " program by --format learn2reg, voxelmorph or fsl"
+            " program with --format learn2reg, voxelmorph or fsl"
         )
     if file.intent == _RAS_DISPLACEMENT or file.vectors.shape[0] == 2:
         return "itk"
@@ -93,8 +93,8 @@ def format_of(file: VectorFile) -> str:
         return "spm"
     if kind is None:
         raise ValueError(
-            f"{file.path}: holds displacements (ITK, ANTs) or coordinates (SPM), and its numbers do not tell which;"
-            " name the program by --format ants or --format spm"
+            f"{file.path}: holds displacements (ITK, ANTs) or coordinates (SPM), and its numbers do not show which;"
+            " name the program with --format ants or --format spm"
         )
     return "itk" if kind == DISPLACEMENT else "spm"
 
@@ -110,7 +110,7 @@ def measured_kind(
 
     Args:
         vectors: (3, H, W, D) in mm.
-        grid: on which they lie.
+        grid: on which they are defined.
         frame: (4, 4) from voxels to the millimeters of the coordinates; None is the grid's affine.
         sign: (3, 3) between displacements and coordinates: displacements in LPS, coordinates in RAS.
 

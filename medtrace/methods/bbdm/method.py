@@ -27,8 +27,8 @@ class BBDMMethod(BridgeMethod):
         networks: takes a state, a time and the source.
         distance: "l2", a mean square, or "l1".
         average_decay: decay of the averaged weights.
-        sampling: as of `BridgeMethod`; None has 10 steps.
-        variance: s, by which the bridge's variance is 2s(m − m²); 0 draws nothing.
+        sampling: as for `BridgeMethod`; None has 10 steps.
+        variance: s of the bridge's variance 2s(m − m²); 0 samples nothing.
 
     Raises:
         ValueError: if the variance is below 0.

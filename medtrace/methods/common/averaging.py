@@ -12,10 +12,10 @@ from torch.optim.swa_utils import AveragedModel
 class WeightAverage(AveragedModel):
     """Hold the exponential moving average of a network's weights as `module`, and run with it.
 
-    Diffusion models are sampled with averaged weights (SR3 and Palette: decay 0.9999), whose noise estimates jump less
+    Diffusion models are sampled with averaged weights (SR3 and Palette: decay 0.9999), whose noise estimates vary less
     from step to step. Update n = 0, 1, ... moves the average by 1 − min(decay, (1 + n) / (10 + n)) of the way, so that
-    the first weights are soon forgotten; buffers are taken over. Average and count are part of the state dict; no
-    gradient reaches them. `update_parameters(network)` moves on.
+    the first weights are soon forgotten; buffers are copied. Average and count are part of the state dict; no
+    gradient reaches them. `update_parameters(network)` updates it.
 
     Args:
         network: copied as it is now.
@@ -31,7 +31,7 @@ class WeightAverage(AveragedModel):
         super().__init__(network, multi_avg_fn=partial(_move, decay))
         self.decay = decay
         self.module.requires_grad_(False)
-        self.n_averaged += 1  # the copy counts: at 0 the first update would copy once more
+        self.n_averaged += 1  # the copy counts: at 0 the first update would copy again
 
     @property
     def updates(self) -> int:

@@ -38,16 +38,17 @@ class BridgeTask(NamedTuple):
 class BridgeMethod(SampledTranslator):
     """Train a network that is told a state between source and target, the time and the source, and walk along it.
 
-    The one phase, "bridge", has one term, of weight 1, called `term`: the distance of the network's answer to what
-    `task` wants. A subclass implements `task` and `walk`. Times are uniform in [0, 1], from torch's global generator.
-    The network runs with its averaged weights at inference. Pairs must be aligned; nothing is registered, so the
-    trace's field is zero. A source with other channels than the target starts from the mean of its channels.
+    The one phase, "bridge", has one term, of weight 1, called `term`: the distance of the network's output from what
+    `task` requests. A subclass implements `task` and `walk`. Times are uniform in [0, 1], from torch's global
+    generator. The network runs with its averaged weights at inference. Pairs must be aligned; nothing is registered, so
+    the trace's field is zero. A source with another number of channels than the target starts from the mean of its
+    channels.
 
     Args:
         networks: takes a state, a time and the source; see `timed`.
         distance: "l2", a mean square, or "l1".
         average_decay: decay of the averaged weights, see `WeightAverage`.
-        sampling: steps, samples, seed and progress count; may be replaced after the training; None has 5 steps.
+        sampling: steps, samples, seed and progress count; may be replaced after training; None has 5 steps.
     """
 
     settings_type = BridgeSettings

@@ -42,11 +42,11 @@ def compared(source: Tensor, target: Tensor, channels: Sequence[int] | None = No
     Args:
         source: (B, C, *spatial).
         target: (B, C', *spatial).
-        channels: channels of the source, to compare each with every channel of the target; None compares channel by
-            channel where C = C', and otherwise takes all.
+        channels: channels of the source, each to be compared with every channel of the target; None compares channel by
+            channel where C = C', and otherwise uses all.
 
     Returns:
-        (B·V, C', *spatial) each: the V chosen channels one after the other.
+        (B·V, C', *spatial) each: the V chosen channels one after another.
 
     Example:
         >>> moving, fixed = compared(torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 8))

@@ -35,7 +35,7 @@ class ContrastiveMethod(ImageTranslator):
         flip_equivariance: translate half of the batches mirrored along the first axis, and compare features mirrored
             back.
         temperature: T of `patch_nce`.
-        patches: places that are compared.
+        patches: number of positions that are compared.
         pool_size: generated images kept for the discriminator.
 
     Raises:
@@ -124,10 +124,10 @@ def nce_of_places(
     """PatchNCE of a translation's features against its source's, at the same random places; mean over the maps.
 
     Args:
-        heads: of the features.
+        heads: heads on the features.
         maps: features of the translation.
         keys: features of the source, which no gradient reaches.
-        patches: places of each map.
+        patches: number of positions per map.
         temperature: T.
     """
     places = PatchHeads.drawn_places(maps, patches)

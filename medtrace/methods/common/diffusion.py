@@ -43,7 +43,7 @@ def estimate_noise(
 ) -> NoiseEstimate:
     """L1 between drawn and estimated noise (Plasticine, Eq. 1 and Algorithm 2).
 
-    Each image's level γ is drawn continuously (`NoiseSchedule.draw`); level and noise come from torch's global
+    Each image's level γ is sampled continuously (`NoiseSchedule.draw`); level and noise come from torch's global
     generators.
 
     Args:
@@ -75,10 +75,10 @@ class Sampling:
     Attributes:
         sampler: "ancestral" (Algorithm 1), "ddim" or "dpm_solver"; see `networks.denoise`.
         steps: refinement steps, whose levels are spread over the schedule.
-        start: where the drawing starts, as a fraction of the schedule, in (0, 1]; 1 is the paper's x_K.
+        start: where sampling starts, as a fraction of the schedule, in (0, 1]; 1 is the paper's x_K.
         spacing: spacing of the levels; above 1 they are denser where there is little noise, see `NoiseSchedule.levels`.
-            A few steps of "ddim" or "dpm_solver" are better spent so.
-        samples: draws of which the image is the mean.
+            A few steps of "ddim" or "dpm_solver" are better spent this way.
+        samples: number of draws; the image is their mean.
         clip: range to which the sampler clips the clean image it aims at; None, the paper's, does not.
         seed: seed of the noise. A case's noise depends on the seed, the number of the draw and the source's bytes
             alone, so that neither batch size nor order of the cases matters.

@@ -91,7 +91,7 @@ LARGE_ESTIMATOR: Preset = {
 SHORT_TRAINING: Preset = {
     **SMALL_ESTIMATOR,
     "estimator.dropout": 0.0,
-    # As the noise itself, which the paper has, so small a training samples nothing from full noise.
+    # With the noise itself as output, as in the paper, so small a training samples nothing from full noise.
     "estimator.prediction": "velocity",
     "noise_weighting": "velocity",
     "noise_optimizer.learning_rate": 5e-4,

@@ -39,25 +39,25 @@ class RefinementStep(NamedTuple):
 class InstanceRegistration(RegistrationMethod):
     """Register a pair by gradient steps on its own flows (instance optimization); nothing is trained.
 
-    From the answer of `start`, or from no change, Adam lowers the energy over a stationary velocity and an intensity of
-    the pair: φ = φ_start ∘ exp(Σ_h U_h δ_h), q = q_start + δ_q. δ_h is on the grid halved h times and U_h
-    interpolates linearly; all grids move at once, so that a step is as long for the coarse motions as for the fine. The
+    From the prediction of `start`, or from no change, Adam lowers the energy over a stationary velocity and an
+    intensity of the pair: φ = φ_start ∘ exp(Σ_h U_h δ_h), q = q_start + δ_q. δ_h is on the grid halved h times and U_h
+    interpolates linearly; all grids move at once, so that a step is as long for coarse motions as for fine ones. The
     exponential is taken on the finest of these grids. The learning rates fall to 0 with the cosine of the step.
 
-    Without a network there is no prior of what fields look like, and the paper's energy has no smoothness of φ. The
-    default here has, with weight 0.01, and holds the warped source fixed within the mask (`masked_gradient`): on
-    textured phantoms with known fields the error under the lesion was a third of what it is with the paper's gradient.
+    Without a network there is no prior on what fields look like, and the paper's energy has no smoothness of φ. The
+    default here has one, with weight 0.01, and holds the warped source fixed within the mask (`masked_gradient`): on
+    textured phantoms with known fields the error under the lesion was a third of that with the paper's gradient.
 
     Args:
-        energy: what is lowered; by default Eq. 4 of MetaRegNet with these two changes.
+        energy: the energy to minimize; by default Eq. 4 of MetaRegNet with these two changes.
         start: a trained method that registers, or None.
         steps: gradient steps; 0 gives the start.
         learning_rate: length of a first step of each δ_h, in voxels.
         intensity_rate: likewise of δ_q, in the images' units.
         downsampling: the grids h of the velocity.
         integration_steps: squarings of the exponential.
-        progress: called before each step and after the last, such as to draw a bar.
-        segmentation: see `RegistrationMethod`; None takes the one of `start`.
+        progress: called before each step and after the last, for example to draw a bar.
+        segmentation: see `RegistrationMethod`; None uses the one of `start`.
         segment_source: see there.
 
     Raises:
@@ -87,7 +87,7 @@ class InstanceRegistration(RegistrationMethod):
             raise ValueError(f"steps: expected 0 or more gradient steps, received {steps!r}")
         if not downsampling or min(downsampling) < 0:
             raise ValueError(
-                f"downsampling: expected one or more numbers of downsampling >= 0, received {downsampling!r}"
+                f"downsampling: expected one or more numbers of downsampling steps >= 0, received {downsampling!r}"
             )
         if energy is None:
             energy = MetamorphicEnergy(smoothness_weight=0.01, masked_gradient="intensity")

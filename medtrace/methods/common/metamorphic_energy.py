@@ -37,9 +37,10 @@ def image_distance(
         target: target of the same shape.
         similarity: "mse" or "l1".
         span: the range's length, 2 for [-1, 1].
-        weights: (B, 1, *spatial) >= 0 of the voxels in the mean, or None for all. Where all are 0, the distance is 0.
-        levels: levels of a pyramid, each of (weighted) means of 2 voxels an axis of the one before; the distance is
-            their mean.
+        weights: (B, 1, *spatial) >= 0 of the voxels in the mean, or None for equal ones. Where all are 0, the distance
+            is 0.
+        levels: levels of a pyramid, each made of (weighted) means of 2 voxels per axis of the previous one; the
+            distance is the mean over levels.
     """
     check_same_shape("image", image, "target", target)
     check_choice("similarity", similarity, SIMILARITIES)
@@ -71,8 +72,8 @@ class MetamorphicEnergy:
     | `similarity` | λ1 | mean squared (or absolute) difference of image and target |
     | `intensity_diffusion` | λ2 | mean |∇(q·M)|² |
     | `folding` | λ3 | ½(|J| − J), summed over the grid |
-    | `smoothness` | 0 | mean |∇φ|², which the paper does not have |
-    | `bending` | 0 | mean |∇∇φ|² (Rueckert et al. 1999), in voxels; an affine motion is free; nor has the paper it |
+    | `smoothness` | 0 | mean |∇φ|², not in the paper |
+    | `bending` | 0 | mean |∇∇φ|² (Rueckert et al. 1999), in voxels; an affine motion costs nothing; not in the paper |
 
     Images are in [-1, 1], the paper's in [0, 1]: the first two are divided by 2² (an absolute difference by 2), so that
     the paper's weights carry over.
@@ -87,9 +88,9 @@ class MetamorphicEnergy:
         smoothness_weight: weight of the squared differences of the displacement, in voxels.
         bending_weight: weight of the squared second derivatives of the displacement, in voxels.
         levels: levels of the similarity's pyramid, see `image_distance`; 1 is the paper's.
-        masked_gradient: what the similarity teaches within the mask: "both" the field and the intensity, as Eq. 4
-            reads, or the "intensity" alone, the warped source being held fixed there. With "both" the field is drawn to
-            explain the lesion too, by whatever is bright nearby, until the intensity has.
+        masked_gradient: what the similarity trains within the mask: "both" the field and the intensity, as Eq. 4
+            reads, or the "intensity" alone, the warped source being held fixed there. With "both" the field is driven
+            to explain the lesion too, by whatever is bright nearby, until the intensity explains it.
         span: length of the images' range.
 
     Raises:

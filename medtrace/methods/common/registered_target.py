@@ -18,12 +18,12 @@ _MOVING, _FIXED = "registered_moving", "registered_fixed"
 class RegisteredTarget:
     """Bring the target of a training case onto its source by `RegisterPaird`, whatever its verdict.
 
-    Images of several channels are registered by the mean of their channels. Where the registration says that it
-    failed, its result is kept: who trains has the verdicts of no case at hand, and leaving cases out would favor it.
+    Images of several channels are registered by the mean of their channels. Where the registration reports that it
+    failed, its result is kept: whoever trains has no verdicts at hand, and leaving cases out would favor it.
 
     Attributes:
         alignment: rigid or affine, see `medtrace.registration.align`.
-        deformable: whether a deformation is sought after it.
+        deformable: whether a deformation is estimated after it.
     """
 
     alignment: str = "auto"

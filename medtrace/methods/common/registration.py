@@ -36,13 +36,13 @@ class RegistrationMethod(Method):
     """A method that registers a source to a target, either of which may show pathology.
 
     A batch has "source" and "target", (B, C, *spatial) in [-1, 1] on one grid, and may have "mask", the target's
-    pathology, and "source_mask", the source's, (B, 1, *spatial), boolean or in [0, 1]. What is absent is empty; with a
-    `segmentation`, what is absent is segmented. So healthy to pathological needs "mask", pathological to healthy
-    "source_mask", and pathological to pathological both.
+    pathology, and "source_mask", the source's, (B, 1, *spatial), boolean or in [0, 1]. A missing mask is empty; with a
+    `segmentation`, it is segmented. So healthy to pathological needs "mask", pathological to healthy "source_mask", and
+    pathological to pathological both.
 
     Args:
-        segmentation: takes images (B, C, *spatial) and gives their pathology (B, 1, *spatial), boolean or in [0, 1]. A
-            network among the callables becomes a sub-module, runs in evaluation mode and is not trained.
+        segmentation: takes images (B, C, *spatial) and returns their pathology (B, 1, *spatial), boolean or in [0, 1].
+            A network among the callables becomes a sub-module, runs in evaluation mode and is not trained.
         segment_source: whether it also segments sources without a mask.
     """
 
@@ -56,7 +56,7 @@ class RegistrationMethod(Method):
         super().__init__()
         if segmentation is not None and not callable(segmentation):
             raise TypeError(
-                "segmentation: expected something to call with the target (B, C, *spatial), received"
+                "segmentation: expected a callable that takes the target (B, C, *spatial), received"
                 f" {type(segmentation).__name__}"
             )
         self.segmentation = segmentation

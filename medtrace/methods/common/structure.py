@@ -28,8 +28,8 @@ def structure_term(weight: float, of_l1: float = 1.0, name: str = STRUCTURE) -> 
 def residual_term(weight: float, of_l1: float = 1.0, curve: bool = True) -> dict[str, float]:
     """The entry of a phase's weights for what a network adds to its intensity curve; none of weight 0.
 
-    Beside an L1 to the target of weight 1 it draws the translation from the median of what a target may be towards the
-    curve, further where that is less sure, and leaves it on the curve where the odds are below (1 + weight) / 2.
+    Beside an L1 to the target of weight 1 it pulls the translation from the median of what a target may be towards the
+    curve, further where that is less certain, and leaves it on the curve where the odds are below (1 + weight) / 2.
 
     Args:
         weight: as a multiple of the L1's.

@@ -17,8 +17,8 @@ from medtrace.trace.validation import as_tensor
 class ImageTranslator(Method):
     """Translate by `networks`, which take a source (B, C, *spatial) and give its translation, both in [-1, 1].
 
-    Nothing moves: a translation lies on its source's grid, and the field of its trace is zero. `networks.stride` is
-    what patches start at multiples of.
+    Nothing moves: a translation is on its source's grid, and the field of its trace is zero. Patches start at multiples
+    of `networks.stride`.
     """
 
     networks: Any

@@ -52,10 +52,10 @@ class PairedL1:
 class RegistrationCorrection(nn.Module):
     """A registration network that models a pair's misalignment, so that the translation need not (RegGAN, Eq. 7-8).
 
-    Nothing in Eq. 7-9 tells the generator where to draw: R takes back a shift that it makes everywhere. The term
-    "mean_displacement" asks R's displacements to be zero on average: it is the squared length of their running mean
-    over tissue (weighted by the target's intensity above -1, air). Its gradient is 2·(running mean)·∂(batch's mean),
-    without the factor `momentum`, so that the pull depends on what has gathered and not on one batch's draw.
+    Nothing in Eq. 7-9 fixes the generator's position: R undoes a shift that it makes everywhere. The term
+    "mean_displacement" pulls R's displacements to zero on average: it is the squared length of their running mean over
+    tissue (weighted by the target's intensity above -1, air). Its gradient is 2·(running mean)·∂(batch's mean), without
+    the factor `momentum`, so that the pull depends on what has accumulated and not on a single batch.
 
     Args:
         network: R, from the translated image and the target to a displacement.
@@ -94,7 +94,7 @@ class RegistrationCorrection(nn.Module):
         gathered = (ddf * tissue).transpose(0, 1).flatten(1).sum(1)
         mass = _over_processes(tissue.sum()).clamp_min(1e-6)
         self.mean_displacement.lerp_(_over_processes(gathered.detach()) / mass, self.momentum)
-        # Gradients are averaged over the processes, whose shares add up.
+        # Gradients are averaged over the processes, whose contributions add up.
         pull = _processes() * gathered / mass
         return (self.mean_displacement.clone() + pull - pull.detach()).square().sum()
 
@@ -133,7 +133,7 @@ class TwoDomainMethod(ImageTranslator):
     | `reconstruction`, `prior`, `latent_cycle` | the backbone's | the backbone's own terms, see `TranslationBackbone` |
 
     and "discriminator" one term per discriminator, on generated images from a pool. Without a cycle the backbone's
-    `latent_cycle` is off, since it belongs to the cycle, and of the other own terms those of the target remain.
+    `latent_cycle` is off, since it belongs to the cycle; of the other own terms, those of the target remain.
 
     Args:
         networks: the backbone.
@@ -146,7 +146,7 @@ class TwoDomainMethod(ImageTranslator):
         pool_size: generated images kept for each discriminator.
 
     Raises:
-        ValueError: if the backbone cannot do what is asked for, a weight is below 0, or an own term is unknown.
+        ValueError: if the backbone cannot do what is requested, a weight is below 0, or an internal term is unknown.
     """
 
     settings_type = TwoDomainSettings
@@ -213,7 +213,7 @@ class TwoDomainMethod(ImageTranslator):
             raise ValueError(
                 f"networks: expected a backbone built with bidirectional={cycle is not None},"
                 f" {'for' if cycle else 'without'} a"
-                f" cycle, received bidirectional={networks.bidirectional}; nothing else trains the way back"
+                f" cycle, received bidirectional={networks.bidirectional}; nothing else trains the reverse direction"
             )
         self.networks = networks
         self.correction = correction

@@ -117,7 +117,7 @@ class TwoDomainSettings(MethodSettings):
     @model_validator(mode="after")
     def _possible(self) -> TwoDomainSettings:
         if self.paired and self.backbone != "cyclegan":
-            raise ValueError(f"backbone: expected cyclegan with paired, received {self.backbone!r}; choose one of both")
+            raise ValueError(f"backbone: expected cyclegan with paired, received {self.backbone!r}; choose one of them")
         if self.paired and self.cycle:
             raise ValueError("paired: expected cycle off, received both; the paired discriminator sees one direction")
         return self
@@ -148,7 +148,7 @@ class TwoDomainSettings(MethodSettings):
             "networks": SMALL,
             "registration_channels": (8, 16, 32, 32, 32, 32),
             "registration_downsampling": 2,
-            # Not the paper's: misalignments are zero on average, which leaves no common shift to the generator.
+            # Not in the paper: misalignments are zero on average, which leaves no common shift to the generator.
             "mean_displacement_weight": 1.0,
             "training.max_epochs": 5,
             "training.batch_size": 8,
@@ -156,9 +156,9 @@ class TwoDomainSettings(MethodSettings):
             "training.val_interval": 0,
             "optimizer.learning_rate": 1e-3,
         },
-        # Heads of one domain are smaller than those of the other: nothing says that the mean displacement is zero.
+        # Heads of one domain are smaller than those of the other: the mean displacement need not be zero.
         "domain": {**DOMAIN, "training.max_epochs": 20, "mean_displacement_weight": 0.0},
-        # Tissue moves where surgery was, not to all sides alike.
+        # Tissue moves where surgery was, not equally to all sides.
         "postop": {**POSTOP, "training.max_epochs": 2, "mean_displacement_weight": 0.0},
         "full": {
             "data.spatial_shape": (256, 256),

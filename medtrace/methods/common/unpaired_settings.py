@@ -54,7 +54,7 @@ def unpaired_presets(
         published: arguments of the networks as published.
         small: for two CPU cores.
         minimal: for seconds.
-        paper: what the paper has beside the networks, put back by `full` and `gpu`, which take its widths.
+        paper: the paper's settings other than the networks, restored by `full` and `gpu`, which use its widths.
 
     Example:
         >>> sorted(unpaired_presets())

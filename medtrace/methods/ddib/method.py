@@ -41,13 +41,13 @@ class DDIBMethod(SampledTranslator):
 
     Args:
         source_estimator: unconditional, for images of the source's domain.
-        target_estimator: the same of the target's.
+        target_estimator: the same for the target's domain.
         schedule: the noise levels of both.
         noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
         average_decay: decay of the averaged weights, see `WeightAverage`.
         steps: steps of either path; may be replaced after the training.
-        start: fraction of the schedule that the noise lies at, in (0, 1].
-        refinements: of each step up, see `networks.ddim_invert`; 0 is the published method, 1 makes few steps go.
+        start: fraction of the schedule at which the noise is, in (0, 1].
+        refinements: of each step up, see `networks.ddim_invert`; 0 is the published method, with 1 few steps suffice.
         progress: whether each batch shows a bar over the steps.
 
     Raises:

@@ -28,7 +28,7 @@ class DualGANMethod(ImageTranslator):
     | `source_reconstruction`, `target_reconstruction` | 500 | mean |x − G'(G(x))|, of either domain |
     | `target_critic`, `source_critic` | 1 | mean D(G(x)) − mean D(y) |
 
-    After every step the critics' weights are cut to [-clip, clip], which keeps them Lipschitz.
+    After every step the critics' weights are clipped to [-clip, clip], which keeps them Lipschitz.
 
     Args:
         networks: generators and critics of both domains.

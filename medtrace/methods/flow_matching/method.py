@@ -16,8 +16,8 @@ from medtrace.networks.diffusion_sampling import Denoised
 class FlowMatchingMethod(BridgeMethod):
     """Learn the velocity of the straight line from each source to its target, and follow it in a few Euler steps.
 
-    The term `velocity` is mean |v(x_t, t, x) − (y − x)|² with x_t on the line between source x and target y (Lipman
-    et al. 2023, Eq. 23; Liu et al. 2023, Eq. 1). Arguments are those of `BridgeMethod`. Nothing is drawn at inference:
+    The term `velocity` is mean |v(x_t, t, x) − (y − x)|² with x_t on the line between source x and target y (Lipman et
+    al. 2023, Eq. 23; Liu et al. 2023, Eq. 1). Arguments are those of `BridgeMethod`. Nothing is sampled at inference:
     `sampling.samples` and `sampling.seed` change nothing.
     """
 

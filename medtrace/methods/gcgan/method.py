@@ -29,12 +29,12 @@ class GcGANMethod(ImageTranslator):
     | `geometry` | 20 | |G(x) − f⁻¹ G(f x)| + |G(f x) − f G(x)|, each a mean |
     | `unmoved_discriminator`, `moved_discriminator` | 1 | of y and G(x), of f y and G(f x), fakes from pools |
 
-    Of a quarter turn or a flip the two halves of `geometry` are one number twice, as each only moves voxels; of a
-    deformation, which interpolates, they are not.
+    For a quarter turn or a flip the two halves of `geometry` are equal, as each only moves voxels; for a deformation,
+    which interpolates, they are not.
 
     Args:
         networks: generator and discriminators.
-        motion: "quarter_turn", "flip" or "deformation" (a small random flow, anew for every image; not in the paper).
+        motion: "quarter_turn", "flip" or "deformation" (a small random flow, new for every image; not in the paper).
         geometry_weight: weight of `geometry`.
         adversarial_weight: weight of the adversarial terms.
         deformation_voxels: standard deviation of the flow's velocity at its control points.

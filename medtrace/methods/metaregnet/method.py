@@ -33,10 +33,10 @@ class MetaRegNetMethod(RegistrationMethod):
         folding_weight: λ3.
         folding_reduction: "sum" or "mean".
         folding_measure: "central" or "simplices".
-        smoothness_weight: weight of the displacement; 0 is the paper's.
+        smoothness_weight: weight of the displacement's smoothness; 0 is the paper's.
         bending_weight: weight of its second derivatives; 0 is the paper's.
-        similarity_levels: of the similarity's pyramid; 1 is the paper's.
-        masked_gradient: "both" or "intensity": what the similarity teaches within the mask, see `MetamorphicEnergy`.
+        similarity_levels: levels of the similarity's pyramid; 1 is the paper's.
+        masked_gradient: "both" or "intensity": what the similarity trains within the mask, see `MetamorphicEnergy`.
         segmentation: see `RegistrationMethod`.
         segment_source: see there.
 

@@ -9,13 +9,13 @@ BRAIN = PaperData(
     title="BraTS 2021",
     access="by registration with the organizers (RSNA-ASNR-MICCAI BraTS 2021; Baid et al., arXiv 2107.02314), for"
     " research",
-    layout="BraTS2021_00000/BraTS2021_00000_{t1,seg}.nii.gz, one folder a subject",
+    layout="BraTS2021_00000/BraTS2021_00000_{t1,seg}.nii.gz, one folder per subject",
     preparation=CrossedSlices(
         layout="brats", healthy=(95, 5, 20), pathological=(95, 5, 20), pairs=(240, 5, 20), contrast="t1"
     ),
     decided=(
         "the contrast: T1, which the paper does not name",
-        "the slices: of each subject one axial slice, drawn by seed 0 to be healthy (of those without tumor, the one"
+        "the slices: of each subject one axial slice, chosen by seed 0 to be healthy (of those without tumor, the one"
         " with most brain) or pathological (the one with most tumor)",
         "intensities: each volume from its minimum and maximum to [0, 1]; no crop",
     ),
@@ -24,7 +24,7 @@ LIVER = PaperData(
     name="ircadb",
     title="3D-IRCADb-01",
     access="open, CC BY-NC-ND (IRCAD, Strasbourg)",
-    layout="3Dircadb1.1/{PATIENT_DICOM,MASKS_DICOM/liver,MASKS_DICOM/livertumor...}, unzipped, one folder a patient",
+    layout="3Dircadb1.1/{PATIENT_DICOM,MASKS_DICOM/liver,MASKS_DICOM/livertumor...}, unzipped, one folder per patient",
     preparation=CrossedSlices(
         layout="ircadb",
         healthy=(12, 3, 5),
@@ -35,8 +35,8 @@ LIVER = PaperData(
     ),
     decided=(
         "the slices: of each patient the axial slice without tumor that has most liver; of as many patients of a split"
-        " as it wants with a tumor, also the slice with most of it",
-        "the crop: voxels outside of the liver are air, and all slices are cut to one square about the liver's box",
+        " as it needs with a tumor, also the slice with most of it",
+        "the crop: voxels outside the liver are air, and all slices are cropped to one square around the liver's box",
         "m1 and m2 of the depth conversion: -1000 and 4000 HU, the range that the paper names",
     ),
 )
@@ -51,7 +51,7 @@ COLUMNS = {
 NOTES = (
     "SSD is the mean squared difference over the region's pixels, of intensities in [0, 1]: the average that the paper"
     " names. Healthy leaves the tumor out.",
-    "The paper says neither batch size nor epochs; both are the library's (8 and 500).",
+    "The paper gives neither batch size nor epochs; both are the library's defaults (8 and 500).",
 )
 
 

@@ -23,12 +23,12 @@ class NAGANMethod(ImageTranslator):
     |---|---|---|
     | `style_adversarial` | 1 | least squares, of G(x) by D_s |
     | `style_gram` | 1 | Σ mean |Gram(G(x)) − Gram(y)| of D_s's shallow features, means over the batch |
-    | `content_adversarial` | 1 | least squares, of G(x) by D_c, which is to take it for a source |
+    | `content_adversarial` | 1 | least squares, of G(x) by D_c, which should take it for a source |
     | `content_features` | 10 | mean |D_c(G(x)) − D_c(x)| of the deepest features |
     | `style_discriminator` | 1 | D_s of y and G(x) |
     | `content_discriminator` | 1 | D_c of x and G(x) |
 
-    D_c sees every image with mean 0 and spread 1, so that brightness and contrast tell it nothing.
+    D_c sees every image with mean 0 and standard deviation 1, so that it cannot use brightness and contrast.
 
     Args:
         networks: generator and discriminators.

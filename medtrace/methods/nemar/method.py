@@ -36,7 +36,7 @@ class NeMARMethod(Method):
     | `smoothness` | λ2 | mean over axes of the mean of exp(−α·|∂y|)·|∂φ|, in voxels |
 
     and "discriminator" one term, real pairs against both orders. That both orders give the same is what keeps T from
-    drawing the misalignment: a T that moves what it translates cannot be both. A translation is T(x), and moves
+    learning the misalignment: a T that moves what it translates cannot satisfy both. A translation is T(x), and moves
     nothing; the trace of a pair has R's field.
 
     Args:

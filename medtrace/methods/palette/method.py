@@ -31,12 +31,12 @@ from medtrace.trace.validation import as_tensor
 class PaletteMethod(SampledTranslator):
     """Train a noise estimator on targets, conditioned on their sources, and draw a target for a source.
 
-    The one phase, "noise", has the term `noise_l1`, mean |ε − ε̂|, of weight 1 (Saharia et al. 2022, whose sharper
-    loss is L2; L1 here, as its rivals). The source is concatenated to the noisy target. The drawing starts from pure
-    noise.
+    The one phase, "noise", has the term `noise_l1`, mean |ε − ε̂|, of weight 1 (Saharia et al. 2022, whose sharper loss
+    is L2; L1 here, as in the compared methods). The source is concatenated to the noisy target. Sampling starts from
+    pure noise.
 
-    It learns p(target | source), so it needs aligned pairs. From random partners it learns targets that
-    have little to do with the source. Nothing is registered: the trace's field is zero.
+    It learns p(target | source), so it needs aligned pairs. From random pairs it learns targets that have little to do
+    with the source. Nothing is registered: the trace's field is zero.
 
     Args:
         noise_estimator: its condition has the source's channels.

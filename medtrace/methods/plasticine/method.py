@@ -46,8 +46,8 @@ class PlasticineMethod(Method):
     | `noise` | `noise_l1` | 1 | mean |ε − ε̂| on the target and its structure map, Eq. 1 |
     | `deformation` | `forward_similarity` | 1 | −NMI(x∘φ, y), Eq. 6 |
     | | `inverse_similarity` | 1 | −NMI(x, y∘φ⁻¹), Eq. 6 |
-    | | `smoothness` | λ1 | |∇v|²; of a predicted inverse the mean of |∇v|² and |∇v⁻¹|² |
-    | | `alignment` | 1 | mean square between the stand-in features and those of (y, ε̂), Eq. 7 |
+    | | `smoothness` | λ1 | |∇v|²; with a predicted inverse the mean of |∇v|² and |∇v⁻¹|² |
+    | | `alignment` | 1 | mean square between the surrogate features and those of (y, ε̂), Eq. 7 |
     | | `surrogate_similarity` | 0 | both NMIs for the field that x alone gives |
     | | `surrogate_smoothness` | 0 | smoothness of that field |
     | | `inverse_consistency` | 0 | mean square of φ∘φ⁻¹ − id and φ⁻¹∘φ − id, in voxels² |
@@ -64,14 +64,14 @@ class PlasticineMethod(Method):
         networks: noise estimator, deformation module and schedule.
         mode: "joint", the paper's method; or "combination" (Table IV): the source image itself is deformed, and the
             deformed image is translated in its place. It differs at inference only, and only where `Sampling.start`
-            leaves something of the image to start from: take a start below 1 for it.
+            leaves something of the image to start from: use a start below 1 for it.
         structure: gives the structure map (1, *spatial) of 0 and 1 of an image (1, *spatial); by default
-            `StructureMap()`. It is used where the batch has no "source_structure" or "target_structure"; of an image
+            `StructureMap()`. It is used where the batch has no "source_structure" or "target_structure"; for an image
             with several channels it sees their mean.
-        smoothness_weight: λ1; the paper takes 0.1 for retinal OCT and 1 for chest and heart.
+        smoothness_weight: λ1; the paper uses 0.1 for retinal OCT and 1 for chest and heart.
         smoothness_reduction: "mean" or "sum", see `losses.velocity_smoothness`; the paper does not say.
         alignment_weight: weight of `alignment`.
-        alignment_gradient: what `alignment` teaches: the "surrogate" layers alone, which learn features that are held
+        alignment_gradient: what `alignment` trains: the "surrogate" layers alone, which learn features that are held
             fixed; or "both", which also makes the features of (y, ε̂) predictable.
         surrogate_similarity_weight: weight of `surrogate_similarity`.
         surrogate_smoothness_weight: weight of `surrogate_smoothness`.
@@ -84,7 +84,7 @@ class PlasticineMethod(Method):
         sampling: how images are sampled; may be replaced after the training.
 
     Raises:
-        ValueError: if a weight is negative, a choice unknown, or a registered channel is none of the source's.
+        ValueError: if a weight is negative, a choice unknown, or a registered channel is not one of the source's.
     """
 
     name = "plasticine"
@@ -242,7 +242,7 @@ class PlasticineMethod(Method):
         if phase.active("smoothness"):
             terms["smoothness"] = self._smoothness(output)
         if phase.active("alignment"):
-            # Neither is None where the target is given.
+            # Neither is None when the target is given.
             features, surrogate = cast(Tensor, output.features), cast(Tensor, output.surrogate)
             features = features.detach() if self.alignment_gradient == "surrogate" else features
             terms["alignment"] = F.mse_loss(surrogate.float(), features.float())
@@ -301,7 +301,7 @@ class PlasticineMethod(Method):
         """The translation as the sampler gives it, and images on the way there (Plasticine, Fig. 15).
 
         Args:
-            batch: as of `trace`.
+            batch: as for `trace`.
             keep: steps of the sampler to keep, from 0, the noised source, to `sampling.steps`, the result.
         """
         source, structure, how = self._image(batch, "source"), self._structure(batch, "source"), self.sampling

@@ -8,16 +8,16 @@ from typing import Any
 from medtrace.methods.recipes import Column, Domain, Domains, Pairs, PaperData, PaperRow, PaperTable, Recipe
 
 SPLIT = (0.7, 0.0, 0.3)
-OPEN_SPLIT = "the split: 7 to 3 by subject, drawn by seed 0; the paper names none"
+OPEN_SPLIT = "the split: 7 to 3 by subject, random with seed 0; the paper gives none"
 OCT = PaperData(
     name="oct",
     title="retinal OCT (ATLANTIS to SINA)",
     access=(
-        "SINA: open (Chiu et al., IOVS 2012; Duke University). ATLANTIS: a local data set, not to be had; B-scans of"
-        " another device of your own may stand in its place"
+        "SINA: open (Chiu et al., IOVS 2012; Duke University). ATLANTIS: a local data set, not available; your own"
+        " B-scans from another device can replace it"
     ),
     layout=(
-        "oct/{atlantis,sina}/{images,labels}/EYE_NUMBER.png: B-scans, and of the same names their layers as whole"
+        "oct/{atlantis,sina}/{images,labels}/EYE_NUMBER.png: B-scans, and under the same names their layers as whole"
         " numbers (boundaries filled in), the same ones in both"
     ),
     preparation=Domains(
@@ -27,7 +27,7 @@ OCT = PaperData(
         arguments={"resize": 256},
         smoke={"resize": 32},
     ),
-    decided=(OPEN_SPLIT, "eyes: what stands before the first _ of a name"),
+    decided=(OPEN_SPLIT, "eyes: the part of a name before its first _"),
 )
 CHEST = PaperData(
     name="chest",
@@ -94,7 +94,7 @@ DISTANCES = {
     "bhattacharyya": Column("Bhattacharyya", better="min"),
 }
 OWN_FEATURES = (
-    "FID and SFD are of the features of the segmenter of the target domain; the printed ones are of Inception. They are"
+    "FID and SFD use the features of the target domain's segmenter; the printed ones use Inception's. They are"
     " not comparable."
 )
 SEGMENTER = (
@@ -249,8 +249,9 @@ TABLE_IV = PaperTable(
     ),
     (
         OWN_FEATURES,
-        "The paper's combination has two networks, trained apart, and so has this one; which registration it was is not"
-        " said. Here it is Plasticine's deformation, which sees the source alone, and the translation follows it.",
+        "The paper's combination has two networks, trained separately, as has this one; the paper does not say which"
+        " registration it was. Here it is Plasticine's deformation, which sees the source alone, and the translation"
+        " follows it.",
     ),
 )
 NMI = {
@@ -269,7 +270,7 @@ TABLE_V = PaperTable(
             "w/o ε̂", {"nmi_forward": 0.5827, "nmi_inverse": 0.6641}, "plasticine", {"deformation.use_noise": False}
         ),
     ),
-    ("What is measured is NMI (Eq. A.13), which is 1 or more; the printed .58 is another convention.",),
+    ("What is measured is NMI (Eq. A.13), which is 1 or more; the printed .58 follows another convention.",),
 )
 
 RECIPE = Recipe(

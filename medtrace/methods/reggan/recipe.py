@@ -10,7 +10,7 @@ BRATS_2018 = PaperData(
     name="brats2018",
     title="BraTS 2018",
     access="by registration with the organizers (BraTS challenge; Menze et al., IEEE TMI 2015), for research",
-    layout="[HGG/]Brats18_NAME/Brats18_NAME_{t1,t2}.nii.gz, one folder a subject",
+    layout="[HGG/]Brats18_NAME/Brats18_NAME_{t1,t2}.nii.gz, one folder per subject",
     preparation=Pairs(
         layout="brats",
         fractions=(8457 / 9436, 0.0, 979 / 9436),
@@ -19,10 +19,10 @@ BRATS_2018 = PaperData(
         smoke={"slices": 1, "resize": 32},
     ),
     decided=(
-        "which slices: the paper says 8457 and 979 pairs; the 33 central axial slices of each of 285 subjects come"
-        " nearest (8415 and 990)",
-        "the split: by subject, 0.896 to 0.104, as the numbers of pairs are",
-        "how images were brought to [-1, 1]: by one window of z-scores of the training subjects",
+        "which slices: the paper has 8457 and 979 pairs; the 33 central axial slices of each of 285 subjects come"
+        " closest (8415 and 990)",
+        "the split: by subject, 0.896 to 0.104, like the numbers of pairs",
+        "how images were scaled to [-1, 1]: by one window of z-scores of the training subjects",
     ),
 )
 
@@ -163,8 +163,8 @@ RECIPE = Recipe(
         ),
     ),
     left_out=(
-        "Figure 4 (metrics by epoch): every run folder has its losses in history.csv, but test scores are of its end.",
-        "The authors' own slices, which they offer beside their code (github.com/Kid-Liet/Reg-GAN); these are cut anew"
+        "Figure 4 (metrics by epoch): every run folder has its losses in history.csv, but test scores only at its end.",
+        "The authors' own slices, which they offer with their code (github.com/Kid-Liet/Reg-GAN); these are cut again"
         " from the challenge's volumes.",
     ),
 )

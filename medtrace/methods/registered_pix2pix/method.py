@@ -14,8 +14,8 @@ from medtrace.methods.registered_pix2pix.settings import RegisteredPix2PixSettin
 class RegisteredPix2PixMethod(TwoDomainMethod):
     """Register first, then Pix2Pix: what one would do without a method for misaligned pairs.
 
-    Each training target is brought onto its source once, before the training, by medtrace's registration; then terms
-    and arguments are Pix2Pix's, see `TwoDomainMethod`. At inference it is Pix2Pix: nothing is registered.
+    Each training target is registered to its source once, before training, by medtrace's registration; terms and
+    arguments are Pix2Pix's, see `TwoDomainMethod`. At inference it is Pix2Pix: nothing is registered.
     """
 
     name = "registered_pix2pix"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from medtrace.checks import check_positive
@@ -25,7 +27,8 @@ class StarGANv2Method(ImageTranslator):
     """Train one generator to give an image of either domain a style of the other (Choi et al. 2020).
 
     With a style s of the other domain, from noise by the mapping network or, in every second step, from another image
-    of it by the style encoder, both directions are summed in
+    of it by the style encoder, both directions are summed in the terms below. A step by reference trains the generator
+    alone, as in the paper.
 
     | term | weight | value |
     |---|---|---|
@@ -41,7 +44,7 @@ class StarGANv2Method(ImageTranslator):
             source, 1 the target.
         style_weight: λ_sty.
         diversity_weight: λ_ds at the start.
-        diversity_steps: over which it falls to 0.
+        diversity_steps: number of steps over which it falls to 0.
         cycle_weight: λ_cyc.
         penalty_weight: λ_reg.
         adversarial_weight: weight of the adversarial terms.
@@ -100,7 +103,7 @@ class StarGANv2Method(ImageTranslator):
     def generator_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Both directions, each term summed; leaves the generated images for the discriminator."""
         images = self._images(batch)
-        # Not drawn: processes that train together must run through the same networks.
+        # Not random: processes that train together must run through the same networks.
         by_reference = int(self.steps_taken) % 2 == 1
         found: dict[str, list[Tensor]] = {name: [] for name in phase.weights if phase.active(name)}
         for domain in NUMBERS:
@@ -116,19 +119,21 @@ class StarGANv2Method(ImageTranslator):
         """The terms of one direction, and the translation as "fake"."""
         networks, number, home = self.networks, NUMBERS[domain], NUMBERS[other(domain)]
         style, second = self._styles(reference, number, by_reference)
+        # A reference's style is the encoder's own: trained to find it again, the encoder would grow without bound.
+        encode = partial(_held, networks.style_encoder) if by_reference else networks.style_encoder
         fake = networks.translate(image, style)
         terms = {"fake": fake}
         if "adversarial" in wanted:
             terms["adversarial"] = log_adversarial(networks.discriminator(fake, number), real=True)
         if "style" in wanted:
-            terms["style"] = F.l1_loss(networks.style_encoder(fake, number), style)
+            terms["style"] = F.l1_loss(encode(fake, number), style)
         if "diversity" in wanted:
             left = (1 - self.steps_taken / self.diversity_steps).clamp_min(0)
             with torch.no_grad():
                 otherwise = networks.translate(image, second)
             terms["diversity"] = -left * F.l1_loss(fake, otherwise)
         if "cycle" in wanted:
-            own = networks.style_encoder(image, home)
+            own = encode(image, home)
             terms["cycle"] = F.l1_loss(networks.translate(fake, own), image)
         return terms
 
@@ -162,6 +167,13 @@ class StarGANv2Method(ImageTranslator):
     def after_step(self) -> None:
         """Count the step, by which the diversity fades."""
         self.steps_taken += 1
+
+
+def _held(network: nn.Module, *inputs: Any) -> Tensor:
+    """What a network gives, with gradients for its inputs and none for its parameters."""
+    bare: nn.Module = getattr(network, "module", network)  # distributed, it would wait for gradients that never come
+    result: Tensor = functional_call(bare, {name: p.detach() for name, p in bare.named_parameters()}, inputs)
+    return result
 
 
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class TraceTransMethod(Method):
     | `residual` | α·`residual_weight` | mean abs. y_trans − c(y_warp), c the intensity curve, not in the paper |
 
     and "discriminator" the two halves of Eq. 13 (`translation_discriminator`, `warp_discriminator`). At α = 1 only
-    `translation_l1`, `translation_adversarial` and `translation_discriminator` are left: Pix2Pix in its
+    `translation_l1`, `translation_adversarial` and `translation_discriminator` remain: Pix2Pix in its
     least-squares form without dropout. At α = 0 the image stream is off.
 
     Args:
@@ -57,7 +57,7 @@ class TraceTransMethod(Method):
             prints); the paper's λ_smooth = 0.2 is usable with the mean only.
         warp_bins: bins of `warp_dnmi`.
         cross_bins: bins of `cross_dnmi`.
-        cross_gradient: what `cross_dnmi` teaches: "both" streams, as Eq. 8 reads, or the "image" alone, the warped
+        cross_gradient: what `cross_dnmi` trains: "both" streams, as Eq. 8 reads, or the "image" alone, the warped
             source being held fixed. With "both", an image that still copies the source's noise and structure pulls
             the field towards zero until both have learned the deformation; see the results in the documentation.
         registered_channels: for a source of several contrasts, those that, warped, are compared with the target; None
@@ -65,13 +65,13 @@ class TraceTransMethod(Method):
             all channels.
         structure_weight: weight of `structure`; the paper has none.
         residual_weight: weight of `residual`; the paper has none.
-        share_forwards: let the discriminators learn from the forward that taught the generator, instead of assessing
-            the same images again. The same gradients, one forward less for each discriminator; in exchange the
-            generator's features stay in memory until the step ends. Not for networks under `torch.compile`, which
-            go back through a network as a whole.
+        share_forwards: let the discriminators learn from the forward pass that trained the generator, instead of
+            assessing the same images again. The gradients are the same, with one forward pass less for each
+            discriminator; in exchange the generator's features stay in memory until the step ends. Not for networks
+            under `torch.compile`, which backpropagate through an entire network at once.
 
     Raises:
-        ValueError: if a weight is outside its range, or a registered channel is none of the source's.
+        ValueError: if a weight is outside its range, or a registered channel is not one of the source's.
     """
 
     name = "tracetrans"
@@ -243,8 +243,8 @@ class TraceTransMethod(Method):
     def predict(self, batch: Batch) -> Prediction:
         """Translate each source of the batch.
 
-        The inverse field is that of `ddf` itself (`fields.invert`): on a grid the exponential of −v misses it by some
-        tenths of a voxel where the flow converges.
+        The inverse field is that of `ddf` itself (`fields.invert`): on a grid the exponential of −v differs from it by
+        some tenths of a voxel where the flow converges.
         """
         source = as_tensor(batch["source"])
         check_range("source", source, -1, 1)

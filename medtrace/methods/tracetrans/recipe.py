@@ -10,7 +10,7 @@ BRATS_REG = PaperData(
     name="brats-reg",
     title="BraTS-Reg",
     access="by registration with the organizers (BraTS-Reg challenge; Baheti et al., arXiv 2112.06979), for research",
-    layout="BraTSReg_001/BraTSReg_001_{00,01}_NUMBER_t1.nii.gz, one folder a subject, 160 of them",
+    layout="BraTSReg_001/BraTSReg_001_{00,01}_NUMBER_t1.nii.gz, one folder per subject, 160 of them",
     preparation=Pairs(
         layout="brats-reg",
         fractions=(0.7, 0.0, 0.3),
@@ -19,15 +19,15 @@ BRATS_REG = PaperData(
         smoke={"slices": 1, "resize": 32},
     ),
     decided=(
-        "the contrast: 1232 + 528 pairs are eleven slices of one contrast of 160 subjects; T1 is taken (the paper"
+        "the contrast: 1232 + 528 pairs are eleven slices of one contrast of 160 subjects; T1 is used (the paper"
         " standardizes T1 and T2)",
-        "which 48 subjects are the test: drawn by seed 0",
+        "which 48 subjects are the test set: random with seed 0",
     ),
 )
 FACES = PaperData(
     name="faces",
     title="Face Cosmetology",
-    access="proprietary, not to be had; the recipe runs on photographs of your own before and after",
+    access="proprietary, not available; the recipe runs on your own photographs from before and after",
     layout="pairs.csv with subject, source, target: PNG or JPEG, face cropped, background and hair masked",
     preparation=Pairs(
         layout="list",
@@ -46,7 +46,7 @@ FIDELITY = {
 RIVALS = "The paper does not say how its rivals were trained; each is trained by its preset `paper`."
 BOUND = (
     "MAE is at most RMSE on the same pixels, so that the printed MAE caps the PSNR: 14.37 of 255 at 25.0 dB, while"
-    " 29.86 is printed. Both are of the whole image here."
+    " 29.86 is printed. Both are over the entire image here."
 )
 
 
@@ -134,7 +134,7 @@ TABLES = (
         ),
         (
             "The paper does not say which of its data sets this is; it is the brains here.",
-            "Without the field: the edges of the source as it lay against those of the prediction, which the paper does"
+            "Without the field: the edges of the unwarped source against those of the prediction, which the paper does"
             " not print. A prediction that copies the source's edges does well there.",
             "An NMI of .22 is not the paper's Eq. 7, which is 1 or more; the measured one is Eq. 7.",
         ),
@@ -178,7 +178,7 @@ RECIPE = Recipe(
     data=(BRATS_REG, FACES),
     tables=TABLES,
     left_out=(
-        "Table 5, first line, and Table 6: Dice of edges within masks of eyes, nose and mouth, which are of the"
+        "Table 5, first line, and Table 6: Dice of edges within masks of eyes, nose and mouth, which need the"
         " proprietary faces, along fields of ANTs.",
     ),
 )

@@ -34,8 +34,9 @@ class ComposedTraceTransMethod(Method):
     | `change` | `change_weight` | mean |δ| |
 
     The image teaches curve and change; the field learns from `warp_dnmi`, `smoothness` and `motion` alone, so that it
-    has nothing to gain from blurring noise or from drawing what δ ought to. Against TraceTrans (Luo, Li et al.) the
-    cross term has no purpose any more, because the image cannot contradict its field, and no discriminator takes part.
+    has nothing to gain from blurring noise or from producing what δ should. Compared with TraceTrans (Luo, Li et al.),
+    the cross term has no purpose any more, because the image cannot contradict its field, and no discriminator takes
+    part.
 
     Args:
         networks: the generator.
@@ -50,7 +51,7 @@ class ComposedTraceTransMethod(Method):
             compares channel by channel where source and target have as many, and otherwise takes all.
 
     Raises:
-        ValueError: if a weight is below 0, or a registered channel is none of the source's.
+        ValueError: if a weight is below 0, or a registered channel is not one of the source's.
     """
 
     name = "tracetrans_composed"

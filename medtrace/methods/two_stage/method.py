@@ -56,16 +56,17 @@ class TwoStageMethod(Method):
     | | `inverse_similarity` | 1 | −NMI(x, y∘φ⁻¹) |
     | | `smoothness` | λ | mean |∇v|² |
 
-    No phase reads what another computes, and no weight is shared, so that one run is two trainings apart: what
+    No phase reads what another computes, and no weight is shared, so that one run is two separate trainings: what
     Plasticine's Table IV calls a combination. The networks are Plasticine's, without what ties them together: the
     deformation sees neither ε̂ nor, at inference, the target.
 
-    - "register_first": the deformed source x∘φ is noised and translated under its structure map x_s∘φ.
-    - "translate_first": the source is noised and translated under its own structure map, and the result deformed by φ.
+    - "register_first": the deformed source x∘φ is noised and translated, conditioned on its structure map x_s∘φ.
+    - "translate_first": the source is noised and translated, conditioned on its own structure map; the result is
+      deformed by φ.
 
     Args:
         registration: the deformation of a source alone.
-        translation: the noise estimator, told the structure map.
+        translation: the noise estimator, conditioned on the structure map.
         schedule: the noise levels.
         order: see above; may be replaced after the training.
         structure: gives the structure map (1, *spatial) of 0 and 1 of an image (1, *spatial).

@@ -21,8 +21,8 @@ from medtrace.trace.validation import as_tensor
 class UNetMethod(ImageTranslator):
     """Train a `RegressionUNet` by the mean absolute error to the target.
 
-    The one phase, "regression", has the term `l1`, mean |G(x) − y|, of weight 1 and, where asked for, `structure`,
-    1 − SSIM, and `residual`, mean |G(x) − c(x)| with the network's intensity curve c: what is not sure stays on the
+    The one phase, "regression", has the term `l1`, mean |G(x) − y|, of weight 1 and, if requested, `structure`,
+    1 − SSIM, and `residual`, mean |G(x) − c(x)| with the network's intensity curve c: what is uncertain stays on the
     curve. Nothing moves: the trace's field is zero.
 
     Args:
@@ -31,7 +31,7 @@ class UNetMethod(ImageTranslator):
         residual_weight: weight of `residual`; needs a network with a curve.
 
     Raises:
-        ValueError: if a weight is below 0, or of a term that the network has not.
+        ValueError: if a weight is below 0, or belongs to a term that the network does not have.
     """
 
     name = "unet"

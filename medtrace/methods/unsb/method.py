@@ -21,7 +21,7 @@ from medtrace.networks.unsb import UNSB
 class UNSBMethod(ImageTranslator):
     """Train a generator that leads along a Schrödinger bridge (Kim et al. 2024).
 
-    A step draws a time t_i, walks there from the source without gradients, and guesses the end x₁. The terms:
+    A step samples a time t_i, walks there from the source without gradients, and predicts the end x₁. The terms:
 
     | term | weight | value |
     |---|---|---|
@@ -42,7 +42,7 @@ class UNSBMethod(ImageTranslator):
         nce_weight: λ_Reg.
         adversarial_weight: weight of the adversarial terms.
         temperature: temperature of the PatchNCE.
-        patches: places that are compared.
+        patches: number of positions that are compared.
         seed: seed of the noise of translations, beside each image's own bytes: one image has one translation.
 
     Raises:

@@ -38,13 +38,13 @@ class VoxelMorphMethod(RegistrationMethod):
 
     Args:
         networks: the network.
-        masking: whether pathology is left out of the similarity; without, masks are only passed to the trace.
+        masking: whether pathology is left out of the similarity; if not, masks are only passed to the trace.
         similarity: "mse" or "l1".
         similarity_weight: its weight.
         smoothness_weight: its weight.
         folding_weight: its weight.
         bending_weight: its weight.
-        similarity_levels: of the similarity's pyramid.
+        similarity_levels: levels of the similarity's pyramid.
         segmentation: see `RegistrationMethod`.
         segment_source: see there.
 

@@ -17,10 +17,10 @@ class ClassActivationAttention(nn.Module):
     """Classify pooled features, and add the features weighted by the classifier to themselves.
 
     The classifier is linear without a bias, on the mean and the maximum of every channel:
-    logit = w_mean · mean(z) + w_max · max(z), so its weights say how much a channel speaks for the class (class
+    logit = w_mean · mean(z) + w_max · max(z), so its weights say how much a channel supports the class (class
     activation mapping, Zhou et al. 2016; both poolings as in U-GAT-IT, Kim et al. 2020). The attention is residual,
-    leaky(z + γ · A[w_mean ⊙ z, w_max ⊙ z]) with a 1-wide convolution A from twice the channels back
-    (NICE-GAN, Section 3.2); the trainable γ starts at 0, without attention.
+    leaky(z + γ · A[w_mean ⊙ z, w_max ⊙ z]) with a 1-wide convolution A from twice the channels back (NICE-GAN, Section
+    3.2); the trainable γ starts at 0, without attention.
 
     The classifier's weights have a spectral norm of one. The authors' code weights the features with them before
     they are normalized, which differs by one factor that γ carries as well.

@@ -12,19 +12,19 @@ def dead_zone(field: Tensor, lower: float, upper: float) -> Tensor:
 
     In the manner of firm shrinkage (Gao and Bruce 1997), of a vector by its length: v · clamp((|v| − lower) /
     (upper − lower), 0, 1), whose length rises continuously from 0 at `lower` to |v| at `upper`, so that a smooth field
-    stays continuous. The gradient is handed through as if nothing had been done (straight-through), so that a vector
-    within the zone goes on learning.
+    stays continuous. The gradient passes through unchanged (straight-through), so that a vector within the zone
+    continues to learn.
 
     Args:
         field: (B, 2, H, W) or (B, 3, H, W, D), displacement or velocity in voxels.
         lower: end of the zone, in voxels, at least 0.
-        upper: from which on vectors stay as they are, in voxels; with 0 the field is returned as it is.
+        upper: length from which on vectors are unchanged, in voxels; with 0 the field is returned as it is.
 
     Returns:
         Of the same shape and type.
 
     Raises:
-        TypeError, ValueError: if `field` is no field, or `lower` and `upper` do not satisfy 0 <= lower < upper.
+        TypeError, ValueError: if `field` is not a field, or `lower` and `upper` do not satisfy 0 <= lower < upper.
 
     Example:
         >>> import torch

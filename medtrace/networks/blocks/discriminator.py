@@ -15,7 +15,7 @@ from medtrace.networks.blocks.unet import INSTANCE_NORM
 class ImagePatchDiscriminator(nn.Module):
     """Assess patches of an image (PatchGAN of Isola et al. 2017).
 
-    Grids below 3·2^`num_layers` are padded by their border values.
+    Grids below 3·2^`num_layers` are padded with their border values.
 
     Args:
         spatial_dims: 2 or 3.

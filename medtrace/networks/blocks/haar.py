@@ -14,8 +14,8 @@ from medtrace.checks import check_batched
 def haar(image: Tensor) -> Tensor:
     """One level of the orthonormal Haar transform: along every axis (a, b) → ((a + b)/√2, (a − b)/√2).
 
-    Sums of squares stay, and white noise stays white noise of the same variance, so that a diffusion may run on either
-    side of it.
+    Sums of squares are preserved, and white noise stays white noise of the same variance, so that a diffusion may run
+    on either side of it.
 
     Args:
         image: (B, C, *spatial) with even extents.

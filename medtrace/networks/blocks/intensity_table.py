@@ -23,7 +23,7 @@ class IntensityTable(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: channels of the input.
         out_channels: channels of the output.
-        knots: equally spaced from -1 to 1, between which it is linear.
+        knots: number of knots, equally spaced from -1 to 1; it is linear between them.
 
     Example:
         >>> import torch

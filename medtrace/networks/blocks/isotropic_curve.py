@@ -92,7 +92,7 @@ class IsotropicCurve(nn.Module):
         for axis in range(self.spatial_dims):
             pads = [reach * (other == axis) for other in reversed(range(self.spatial_dims)) for _ in range(2)]
             sizes = [len(kernel) if other == axis else 1 for other in range(self.spatial_dims)]
-            # With one filter per channel of a size that is known, which exporters of graphs ask for.
+            # One filter per channel, of a known size, as graph exporters require.
             filters = kernel.reshape(1, 1, *sizes).expand(channels, 1, *sizes)
             image = convolve(functional.pad(image, pads, mode="replicate"), filters, groups=channels)
         return image

@@ -25,7 +25,8 @@ def convolution_bound(weight: Tensor) -> Tensor:
     convolution with the kernel's autocorrelation G, and the norm of a convolution is at most the sum over taps of the
     spectral norms of its (channel × channel) matrices: |A|² <= Σ_s |G_s|₂. That is never above the square of the same
     sum over the kernel's own taps. Zero padding puts zeros before A and drops values behind it, which only shrinks.
-    The spectral norm of the kernel reshaped to a matrix is not a bound: it misses up to the root of the number of taps.
+    The spectral norm of the kernel reshaped to a matrix is not a bound: it can be too small by up to the root of the
+    number of taps.
     """
     return _squared_bound(weight).sqrt()
 
@@ -49,7 +50,7 @@ class LipschitzConvolution(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: channels it reads.
         out_channels: channels it makes.
-        kernel_size: odd, the same on every axis; the grid is kept by padding with zeros.
+        kernel_size: odd, the same on every axis; padding with zeros keeps the grid.
         coefficient: the largest operator norm.
         zero_init: start with a kernel of zeros.
     """

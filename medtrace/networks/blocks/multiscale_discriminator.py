@@ -17,7 +17,7 @@ class MultiscaleDiscriminator(nn.Module):
 
     A network is strided 4-wide convolutions without normalization, each with a leaky ReLU of slope 0.2 and twice
     the channels of the one before, and a 1-wide convolution to one logit per patch (Huang et al. 2018). Grids
-    too small for the coarsest network are padded by their border values.
+    too small for the coarsest network are padded with their border values.
 
     Args:
         in_channels: channels of the assessed image.

@@ -16,8 +16,8 @@ def pad_to_multiple(image: Tensor, multiple: int, minimum: int = 1) -> tuple[Ten
 
     Args:
         image: (B, C, *spatial).
-        multiple: what shall divide every axis, at least 1.
-        minimum: the least extent of an axis after padding.
+        multiple: number that divides every axis after padding, at least 1.
+        minimum: minimum extent of an axis after padding.
 
     Returns:
         The padded image, and a function that crops any (B, C', *padded) tensor back to `image`'s grid.

@@ -109,7 +109,7 @@ class DownsamplingEncoder(nn.Sequential):
     Args:
         in_channels: channels of the image.
         channels: channels at the image's own grid.
-        downsamplings: downsampling.
+        downsamplings: number of downsampling steps.
         spatial_dims: 2 or 3.
     """
 
@@ -128,7 +128,7 @@ class UpsamplingDecoder(nn.Sequential):
     Args:
         channels: channels at the image's own grid; the features it takes have `channels`·2^`upsamplings`.
         out_channels: channels of the image.
-        upsamplings: doublings.
+        upsamplings: number of upsampling steps.
         spatial_dims: 2 or 3.
     """
 

@@ -72,7 +72,7 @@ class Decoder(nn.Module):
         out_channels: channels of the result.
         channels: the encoder's channels.
         norm: MONAI's name of the normalization; None for none.
-        downsampling: end on a grid halved so many times and interpolate the result linearly to the image's, which
+        downsampling: end on a grid halved this many times and interpolate the result linearly to the image's, which
             makes it smooth and cheap; less than the number of levels.
         zero_init: start the last convolution at zero, so that the result starts at exactly 0.
     """

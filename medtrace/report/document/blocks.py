@@ -11,7 +11,7 @@ class Heading:
     """A heading.
 
     Attributes:
-        text: text of it.
+        text: its text.
         level: 2 for a section, 3 below it.
     """
 
@@ -24,7 +24,7 @@ class Text:
     """A paragraph.
 
     Attributes:
-        text: text of it.
+        text: its text.
         kind: "plain"; "note", set smaller; "warning", set apart; "code", as typed.
     """
 
@@ -37,7 +37,7 @@ class Items:
     """A list.
 
     Attributes:
-        lines: one an item.
+        lines: one per item.
     """
 
     lines: tuple[str, ...]
@@ -49,7 +49,7 @@ class Grade:
 
     Attributes:
         verdict: PASS, WARN, FAIL or SKIPPED.
-        text: beside it.
+        text: text beside it.
     """
 
     verdict: str
@@ -63,8 +63,8 @@ class CellTable:
     Attributes:
         columns: headings.
         rows: cells as text, as many as there are headings.
-        numeric: columns that are set to the right.
-        caption: below it.
+        numeric: columns that are right-aligned.
+        caption: text below it.
     """
 
     columns: tuple[str, ...]
@@ -84,9 +84,9 @@ class Picture:
 
     Attributes:
         png: the file's bytes.
-        caption: below it.
-        text: what it shows, for who cannot see it.
-        width: fraction of the page's width that it takes at most.
+        caption: text below it.
+        text: what it shows, for readers who cannot see it.
+        width: maximum fraction of the page's width that it takes.
     """
 
     png: bytes
@@ -106,7 +106,7 @@ class Document:
     Attributes:
         title: title of the document.
         blocks: in order.
-        footer: at the end, and on every page of paper.
+        footer: text at the end, and on every printed page.
     """
 
     title: str

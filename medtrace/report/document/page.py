@@ -44,7 +44,7 @@ def document_html(document: Document) -> str:
         document: what to write.
 
     Returns:
-        A page, light or dark as the reader has it, which fetches nothing and runs nothing.
+        A page in the reader's light or dark theme, which fetches nothing and runs nothing.
 
     Example:
         >>> page = document_html(Document("Scores", (Heading("Failures"), Text("none"))))

@@ -31,7 +31,7 @@ def document_pdf(document: Document) -> bytes:
         document: what to write.
 
     Returns:
-        The file's bytes; the same document gives the same.
+        The file's bytes; the same document gives the same bytes.
 
     Raises:
         ImportError: if fpdf2 is not installed.
@@ -186,7 +186,7 @@ def _picture(paper: Any, picture: Picture) -> None:
     height = min(_height(paper, picture), paper.eph)
     if paper.will_page_break(height):
         paper.add_page()
-    # of a picture taller than the page, the height is the limit
+    # for a picture taller than the page, the height is the limit
     size = {"w": paper.epw * picture.width} if height < paper.eph else {"h": paper.eph - 12}
     paper.image(BytesIO(picture.png), **size, alt_text=picture.text)
     paper.ln(1)

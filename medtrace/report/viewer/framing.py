@@ -57,9 +57,9 @@ def box_of(inside: Tensor | None, shape: Sequence[int]) -> list[list[float]]:
 def start_of(trace: Trace) -> list[float]:
     """The target's voxel under the crosshair when the page opens: in the lesion, or where most changes.
 
-    A mask is taken for the lesion: its voxel nearest to its middle. Without one, the voxel that moves most, weighted
-    with its intensity; where nothing moves by `MOVES`, the one whose intensity changes most and, where nothing changes,
-    the middle of the grid.
+    A mask is taken as the lesion: its voxel nearest to its center. Without one, the voxel that moves most, weighted
+    by its intensity; if nothing moves by `MOVES`, the one whose intensity changes most and, if nothing changes, the
+    center of the grid.
     """
     shape = trace.image.shape[1:]
     if trace.mask is not None and bool((trace.mask > 0.5).any()):

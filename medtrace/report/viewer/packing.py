@@ -49,7 +49,7 @@ def pack_image(image: Tensor) -> Packed:
         image: (C, *spatial), any range.
 
     Returns:
-        As 16-bit numbers. Others than whole numbers are rounded to 1/65535 of their range, above a million voxels
+        As 16-bit numbers. Numbers that are not whole are rounded to 1/65535 of their range, or above a million voxels
         to 1/4095.
     """
     values = image.detach().cpu().reshape(-1)
@@ -81,7 +81,7 @@ def pack_labels(labels: Tensor) -> Packed:
     """Store whole numbers from 0 to 65535, (1, *spatial).
 
     Raises:
-        ValueError: if a label is none of these.
+        ValueError: if a label is not one of these.
     """
     values = labels.detach().cpu().double().numpy()
     if not np.array_equal(values, np.rint(values)) or values.min() < 0 or values.max() > FINE_LEVELS:

@@ -34,14 +34,14 @@ def write_report(cases: ReportCase | Sequence[ReportCase], path: str | os.PathLi
 
     Args:
         cases: what to show; the reader chooses among them.
-        path: ends in .html; its folder is made where missing. The file appears complete or not at all.
+        path: ends in .html; its folder is created if missing. The file appears complete or not at all.
 
     Returns:
         The path.
 
     Raises:
-        TypeError: if a case is none.
-        ValueError: if there is no case, two have one name, or the suffix is another one.
+        TypeError: if a case is not a `ReportCase`.
+        ValueError: if there is no case, two have the same name, or the suffix is another one.
     """
     cases = [cases] if isinstance(cases, ReportCase) else list(cases)
     _check(cases, Path(path))
@@ -56,7 +56,7 @@ def _check(cases: Sequence[Any], path: Path) -> None:
             raise TypeError(f"cases: expected ReportCase, received {type(case).__name__}; see ReportCase")
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
-        raise ValueError(f"cases: expected its own name for each, received {', '.join(names)}")
+        raise ValueError(f"cases: expected a unique name for each, received {', '.join(names)}")
     check_suffix(path)
 
 

@@ -49,12 +49,12 @@ class ReportCase:
     Attributes:
         name: shown to the reader, and in the files of scores; keep identifiers of patients out of it.
         trace: what to show.
-        target: (C', *spatial), the true image, for a layer of the error.
+        target: (C', *spatial), the true image, for an error map.
         labels: (1, *source_spatial) integers on the source's grid.
         method: what made the trace.
         notes: sentences shown with the case.
-        certificate: as `read_certificate` or `Certificate.as_dict` gives it; its provenance is left out of the page.
-        registration: whether the image is the source brought to `target`, and no translation.
+        certificate: as `read_certificate` or `Certificate.as_dict` returns it; its provenance is left out of the page.
+        registration: whether the image is the source registered to `target`, not a translation.
     """
 
     name: str
@@ -83,7 +83,7 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
         case: the trace and what goes with it.
 
     Returns:
-        What JSON holds of it, and its arrays by name.
+        Its description for JSON, and its arrays by name.
 
     Raises:
         ValueError: if there is not enough memory; it states how much is needed.
@@ -93,7 +93,7 @@ def scene_of(case: ReportCase) -> tuple[dict[str, Any], dict[str, Packed]]:
     check_memory(
         f"a page of {voxels:,} voxels",
         voxels * _BYTES_PER_VOXEL,
-        "crop the scans to what matters, or show a trace of a coarser grid",
+        "crop the scans to what matters, or show a trace on a coarser grid",
     )
     folds = folded_voxels(trace.ddf[None])[0]
     arrays = dict(_arrays(case))

@@ -112,7 +112,7 @@ def fix_weights(method: Method) -> None:
 
 def _torchscript(network: nn.Module, example: Tensor, fixed: bool, facts: str) -> bytes:  # noqa: ARG001 - takes any size
     stream = io.BytesIO()
-    # A trace takes any size by itself, as no number in it is made of one.
+    # A traced program takes any size by itself, as no number in it is computed from a size.
     program = torch.jit.trace(network, example, check_trace=False)
     torch.jit.save(program, stream, _extra_files={FACTS: facts})
     return stream.getvalue()
@@ -140,7 +140,7 @@ def _onnx(network: nn.Module, example: Tensor, fixed: bool, facts: str) -> bytes
     axes: Mapping[int, str] = {0: "batch", **{axis: f"size_{axis}" for axis in range(2, example.ndim)}}
     stream = io.BytesIO()
     settings: dict[str, Any] = {} if fixed else {"dynamic_axes": dict.fromkeys((INPUT, *OUTPUTS), axes)}
-    # The exporter by traces: the one by torch.export fixes the batch and takes 30 times as long.
+    # The exporter based on tracing: the one based on torch.export fixes the batch and takes 30 times as long.
     export: Any = torch.onnx.export  # its types name no streams for this exporter
     export(
         network,

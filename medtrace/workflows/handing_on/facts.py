@@ -89,13 +89,13 @@ def _preparation_lines(preparation: Preparation) -> list[str]:
     lines = []
     for name, contrast in preparation.contrasts.items():
         limits = f", {contrast.limits[0]:g} to {contrast.limits[1]:g} become -1 and 1" if contrast.limits else ""
-        lines.append(f"`{name}` is in {contrast.unit}, brought to [-1, 1] by the rule `{contrast.rule}`{limits}.")
+        lines.append(f"`{name}` is in {contrast.unit}, mapped to [-1, 1] by the rule `{contrast.rule}`{limits}.")
     if not lines:
         lines.append(
-            f"Intensities are brought to [-1, 1] by the rule `{preparation.intensity}`; units are the scan's own."
+            f"Intensities are mapped to [-1, 1] by the rule `{preparation.intensity}`; units are the scan's own."
         )
     lines += [
-        f"It makes `{made}` of `{given}`." if made != given else f"Source and image are both `{given}`."
+        f"It makes `{made}` from `{given}`." if made != given else f"Source and image are both `{given}`."
         for given, made in preparation.targets.items()
     ]
     if preparation.spacing is not None:

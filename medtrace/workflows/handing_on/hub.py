@@ -58,12 +58,12 @@ def _fetched(name: str, revision: str | None) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(
             f"run: hf://{name} could not be fetched ({reason}); check name and network, log in with `hf auth login`"
-            " where it is private, or name a folder"
+            " if it is private, or name a folder"
         ) from error
     missing = [file for file in (CONFIG, MODEL) if not (folder / file).is_file()]
     if missing:
         raise ValueError(
-            f"run: hf://{name} has no {' and no '.join(missing)}, so that it is not of a model of medtrace; name one"
+            f"run: hf://{name} has no {' and no '.join(missing)}, so it is not a medtrace model; name one"
             " that `medtrace card` made"
         )
     return folder

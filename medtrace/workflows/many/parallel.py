@@ -81,10 +81,10 @@ def run_cases(
     if workers < 1:
         raise ValueError(f"workers: expected 1 or more, received {workers!r}")
     if scheduler is not None and workers > 1:
-        raise ValueError(f"workers: expected none beside a scheduler, which has its own, received {workers}")
+        raise ValueError(f"workers: expected none with a scheduler, which has its own, received {workers}")
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
-        raise ValueError("tasks: expected names of their own, received some twice")
+        raise ValueError("tasks: expected distinct names, received some twice")
     if scheduler is not None:
         from medtrace.workflows.many.dask_cluster import on_cluster
 

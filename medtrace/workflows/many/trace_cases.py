@@ -64,7 +64,7 @@ def trace_cases(
         ValueError: if a list cannot be read, or the names differ.
     """
     remedy = (
-        "IMAGE: expected what the images became, received none; or give a pair list (CSV with subject, source, target)"
+        "IMAGE: expected the translated images, received none; or give a pair list (CSV with subject, source, target)"
     )
     listed = listed_pairs(sources, remedy) if images is None else paired_by_name(sources, images)
     out = Path(out).absolute()

@@ -53,7 +53,7 @@ class DatasetFacts:
         sizes: Counter[tuple[int, ...]] = Counter()
         partners: set[tuple[int, ...]] = set()
         for entry in index["training"]:
-            side = "source" if "source" in entry else "target"  # for unpaired domains, which a source takes at random
+            side = "source" if "source" in entry else "target"  # for unpaired domains, with targets drawn at random
             file = inside(folder, entry[side], f"{side} of case {entry['case']!r}")
             size = tuple(read_volume_grid(file)[0][: preparation.spatial_dims])
             if side == "source":

@@ -116,7 +116,7 @@ def _reasons(
     if settings.neighbors:
         lines.append(
             f"neighbors: {settings.neighbors} slice(s) on either side of each are read too (2.5D), from the same scan;"
-            f" at the ends of what there is of each of {facts.scans} scans the last slice is repeated"
+            f" at the ends of the slices stored of each of {facts.scans} scans the last one is repeated"
         )
     if not facts.counts["validation"]:
         lines.append("validation: none, as the data set has no validation subjects (prepare with --split 0.7 0.1 0.2)")

@@ -161,7 +161,7 @@ def _odd_channels(pairs: Sequence[Pair], learned: Mapping[str, Learned]) -> dict
     result = [pair for pair in pairs if pair.name in learned]
     expected = learned[result[0].name].channels if result else 0
     return {
-        pair.name: f"case {pair.name}: {pair.first.path}: expected {expected} channel(s) as the cases before, received"
+        pair.name: f"case {pair.name}: {pair.first.path}: expected {expected} channel(s) as earlier cases, received"
         f" {learned[pair.name].channels}; prepare images of one kind"
         for pair in result
         if learned[pair.name].channels != expected

@@ -35,7 +35,7 @@ SHOWN = 3
 """Slices of a figure."""
 INTRO = f"""# Real follow-ups: what a trace says has changed
 
-Two dates of {{n}} persons with multiple sclerosis, with masks of what experts saw to have changed (new, gone, larger
+Two dates of {{n}} persons with multiple sclerosis, with masks of what experts saw as changed (new, gone, larger
 and smaller lesions), by
 
 ```sh
@@ -43,24 +43,24 @@ medtrace bench real --study follow-ups --data FOLDER --out demo_out     # or MED
 ```
 
 where FOLDER holds the open MS data of Lesjak et al. (CC-BY, [open_ms_data](https://github.com/muschellij2/open_ms_data);
-longitudinal: Neuroinformatics 2016). n = {{n}} persons; no interval can be given of so few.
+longitudinal: Neuroinformatics 2016). n = {{n}} persons; no interval can be given for so few.
 
-- *Scans.* The FLAIR of both dates, of which the first is the source and the second, on the grid of the experts' mask,
+- *Scans.* The FLAIR of both dates: the first is the source; the second, on the grid of the experts' mask, is
   the image. The other contrasts lack a date in one or more persons.
 - *Rigid subtraction*: second date minus first date after rigid alignment (`registration.register_images`).
 - *Trace's appearance*: on top of that alignment a stiff deformation (26 mm windows, updates smoothed by 16 mm), so that
   it cannot pull a lesion away; the trace's mask is the brain, its appearance change the second date minus the warped
   first.
 - *Trace's residual*: that minus the change of contrast, E[second given warped first], which the brain shows.
-- *Local*: a map without its slow part (10 mm), over its usual size at voxels of such edges and texture, both learned
+- *Local*: a map without its slow part (10 mm), over its usual size at voxels of similar edges and texture, both learned
   from the pair itself without the experts' mask.
 - *Prepared*: without bias field (N4) and standardized by Nyul's landmarks of the **other** persons.
 - *Scores* of the absolute values of a map, smoothed by {SMOOTHING_MM} mm, in the brain without its outer
   {RIM_MM:g} mm. AUC over voxels. Dice and volume at a threshold in robust standard deviations of the map (1.4826 times
-  the median absolute value) that is the best of the **other** persons; the best Dice that any threshold of the person's
-  own would have stands beside it.
+  the median absolute value) that is the best for the **other** persons; beside it is the best Dice that any threshold
+  of the person's own would have.
 - *Brain masks*: that of {MASKED} is the data's; those of the others do not fit (one cuts off the frontal lobes, one
-  holds the skull), so that {MASKED}'s is carried there by a registration of the FLAIRs.
+  holds the skull), so {MASKED}'s is carried there by a registration of the FLAIRs.
 """
 
 

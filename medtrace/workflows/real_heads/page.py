@@ -32,7 +32,7 @@ HEADINGS = (
 )
 INTRO = f"""# Translation of real heads
 
-Translations between T1, T2 and FLAIR of persons that were not trained on, by
+Translations between T1, T2 and FLAIR of persons not seen in training, by
 
 ```sh
 medtrace bench real --data FOLDER --out demo_out     # or MEDTRACE_DATA=FOLDER
@@ -41,24 +41,24 @@ medtrace bench real --study t1+flair-t2              # also images, labels, t1-t
 
 where FOLDER holds the open MS data of Lesjak et al. (CC-BY, [open_ms_data](https://github.com/muschellij2/open_ms_data);
 cross-sectional: Neuroinformatics 2017, [doi 10.1007/s12021-017-9348-7](https://doi.org/10.1007/s12021-017-9348-7);
-longitudinal: Neuroinformatics 2016); the tables are of a part of it. A finished row is kept, a second call does what is
-missing. Every method is trained once, then those two of a translation that are best on the validation head with two
+longitudinal: Neuroinformatics 2016); the tables use a part of it. A finished row is kept; a second call does what is
+missing. Every method is trained once, then the two of each translation that are best on the validation head with two
 more seeds.
 
 - *Heads.* Two cross-sectional heads ({" and ".join(TEST)}, the test persons in turn) and longitudinal heads, brought to
-  one grid with the data's own transforms and without skull. A head without a contrast of the translation is left out;
-  so is one whose mask holds the full head. {VALIDATION} is the validation throughout: settings were chosen on that
+  one grid with the data's own transforms and skull-stripped. A head without a contrast of the translation is left out;
+  so is one whose mask holds the full head. {VALIDATION} is the validation head throughout: settings were chosen on that
   head, never on the test heads. One name in both data sets counts as one person, who is never on two sides.
-- *Bias field.* The cross-sectional heads are published corrected by N4, the longitudinal ones are as they were scanned;
-  these are corrected by N4 before anything else, so that both are treated alike.
+- *Bias field.* The cross-sectional heads are published corrected by N4, the longitudinal ones are as scanned;
+  these are corrected by N4 before anything else, so both are treated alike.
 - *Slices.* {SLICES} axial slices of a head, 96 × 112 pixels of 2 mm, 3 mm apart; Nyul's landmarks and the window of z
   from training heads only.
 - *Numbers.* Over the target's foreground. *MAE 0-255* on the network's scale; *in units* on that of the mean training
   scan, to which both images are brought by one curve (MR intensities have no unit of their own, and a scan's own scale
   cannot be known from another contrast).
 - *Intervals* are 95 % bootstrap intervals over the {SLICES} slices of one person: n is {SLICES} slices and **1 person**
-  a table. They say nothing of other persons. Trainings are averaged slice by slice.
-- *CPU s* is processor time of one thread on a machine with other work beside it, training and start included. The
+  per table. They say nothing about other persons. Trainings are averaged slice by slice.
+- *CPU s* is processor time of one thread on a machine that did other work too, training and start included. The
   budget is the preset `small`, 800 steps of 2 slices; `--setting full` has 4000 steps.
 - *A source is missing*: translations from two contrasts are trained with `data.drop_sources={DROPPED}` and scored
   twice, the second time with the FLAIR's channel empty. Cheap rows without it are learned without it.
@@ -67,11 +67,11 @@ Rows that need no network: the *identity*; the *intensity curve*, the median tar
 ridge*, ridge regression on 7 × 7 patches of the sources and of their curve.
 """
 LABELS_INTRO = """A whole scan is translated by `medtrace translate`, labeled by a network that was trained on other
-T1s and by others (MeshNet of [brainchop](https://github.com/neuroneural/brainchop), Masoud, Hu and Plis, JOSS 2023;
-folder `meshnet` of the data), the labels are brought back to the source by the trace's inverse field, and compared
+T1s, by others (MeshNet of [brainchop](https://github.com/neuroneural/brainchop), Masoud, Hu and Plis, JOSS 2023;
+folder `meshnet` of the data), the labels are warped back to the source by the trace's inverse field, and compared
 with those of the true T1 of the same head: mean Dice over 17 structures, and over the seven that the network finds
-reliably (cerebral white matter and cortex, thalamus, caudate, putamen, brain stem, amygdala). n = 1 head a column,
-one training a row. *True T1 at the network's pixels* has been through 2 mm and back: no translation on that grid can
+reliably (cerebral white matter and cortex, thalamus, caudate, putamen, brain stem, amygdala). n = 1 head per column,
+one training per row. *True T1 at the network's pixels* was resampled to 2 mm and back: no translation on that grid can
 be expected to be better."""
 TRUSTED = ("Cerebral-White-Matter", "Cerebral-Cortex", "Thalamus", "Caudate", "Putamen", "Brain-Stem", "Amygdala")
 """Structures that the network segments reliably."""

@@ -192,4 +192,4 @@ def _voxels(pair: ScanPair) -> int:
 def seconds_of(pair: ScanPair, spacing: float | None) -> str:
     """The approximate duration of a registration in words, without writing its trace and page."""
     seconds = max(1.0, SECONDS_PER_MILLION * working_voxels(pair, spacing) / 1e6)
-    return f"about {duration(seconds)} of a processor, and more to write the trace and its page"
+    return f"about {duration(seconds)} of processor time, and more to write the trace and its page"

@@ -26,7 +26,7 @@ from medtrace.workflows.scoring.rows import CHEAP, NO_FIELD
 NAME = "evaluation"
 SUFFIXES = (".html", ".pdf")
 ROWS = {
-    CHEAP[0]: "identity: the source as it is",
+    CHEAP[0]: "identity: the unchanged source",
     CHEAP[1]: "intensity curve: each source intensity's most likely target intensity, from the training cases",
     CHEAP[2]: "patch ridge: ridge regression on patches, from the training cases",
     CHEAP[3]: "U-Net regression: trained for minutes on the training cases",
@@ -103,14 +103,14 @@ def _summary(evaluation: Evaluation) -> str:
     where = "cases from Python" if record["dataset"] is None else f"the data set {record['dataset']}"
     return (
         f"{counted(record['cases'], len(people))}, the split {record['split']} of {where}. Failures and the"
-        " worst cases come first; scores stand beside rows that cost nothing."
+        " worst cases come first; scores are shown beside rows that cost nothing."
     )
 
 
 def _nothing(evaluation: Evaluation) -> str:
     return (
-        f"None of {evaluation.record['cases']} cases lacks a score, folds, or is worse than the source as it is, and no"
-        " comparison with the rows that cost nothing is lost or open."
+        f"None of {evaluation.record['cases']} cases lacks a score, folds, or is worse than the unchanged source; no"
+        " comparison with the rows that cost nothing is lost or undecided."
     )
 
 
@@ -118,9 +118,9 @@ def _scores(evaluation: Evaluation) -> list[Block]:
     blocks: list[Block] = [*score_tables(evaluation.tables, evaluation.subjects, evaluation.runs)]
     told = [text for row, text in ROWS.items() if row in evaluation.tables]
     if any(row.startswith(NO_FIELD) for row in evaluation.tables):
-        told.append(f"{NO_FIELD}: the run's image beside its source, as if nothing had moved (edges alone)")
+        told.append(f"{NO_FIELD}: the run's image compared with its source, as if nothing had moved (edges only)")
     if told:
-        blocks += [Text("The rows beside:", "plain"), Items(tuple(told))]
+        blocks += [Text("The rows for comparison:", "plain"), Items(tuple(told))]
     picture = distribution_picture(evaluation.tables, evaluation.runs)
     return blocks if picture is None else [*blocks, picture]
 
@@ -145,7 +145,7 @@ def _settings(evaluation: Evaluation) -> list[Block]:
     command = record.get("command") or "called from Python, with cases of its own"
     blocks: list[Block] = [
         Text(command, "code"),
-        CellTable(("made with", ""), tuple(lines) or (("medtrace", __version__),), caption="Of the evaluation."),
+        CellTable(("made with", ""), tuple(lines) or (("medtrace", __version__),), caption="Software used."),
     ]
     for name, title in evaluation.runs.items():
         run = record["runs"][name]

@@ -29,8 +29,8 @@ from medtrace.workflows.scoring.worst import FOLDER, worst_of
 NAMED = 6
 """Cases that a line names."""
 CERTIFIED = (
-    "Verdicts are of the certificate, which needs no truth, on the grid and in the units of the network; whether the"
-    " method gives the same again is not asked here (medtrace certify --run does)."
+    "Verdicts are the certificate's, which needs no ground truth, on the grid and in the units of the network; whether"
+    " the method gives the same result again is not checked here (medtrace certify --run does)."
 )
 
 
@@ -46,7 +46,7 @@ def failure_lines(evaluation: Evaluation) -> list[str]:
         worse = worse_than(table, identity)
         if worse:
             result.append(
-                f"{title}: in {_of(worse, table)} the error is larger than that of the source as it is (identity):"
+                f"{title}: in {_of(worse, table)} the error is larger than that of the unchanged source (identity):"
                 f" {_names(worse)}."
             )
         folded = [case for case, row in table.rows.items() if row.get("non_diffeomorphic_fraction", 0) > 0]
@@ -107,7 +107,7 @@ def _names(cases: list[str]) -> str:
 def worst_blocks(evaluation: Evaluation) -> list[Block]:
     """The worst cases: scores, verdict with the checks that failed, and the trace's figure."""
     if not evaluation.worst:
-        return [Text("The traces of the worst cases were not kept; evaluate again to have their pictures.", "note")]
+        return [Text("The traces of the worst cases were not kept; evaluate again to get their figures.", "note")]
     blocks: list[Block] = [Text(CERTIFIED, "note")]
     for entry in evaluation.worst:
         run, case = entry["row"], entry["case"]
@@ -159,7 +159,7 @@ def _verdict(evaluation: Evaluation, entry: Mapping[str, Any], trace: Trace, tar
     against = [check for check in certificate["checks"] if check["status"] in ("FAIL", "WARN")]
     passed = sum(check["status"] == "PASS" for check in certificate["checks"])
     skipped = sum(check["status"] == "SKIPPED" for check in certificate["checks"])
-    told = f"{passed} checks passed, {len(against)} speak against it, {skipped} could not be made"
+    told = f"{passed} checks passed, {len(against)} did not, {skipped} could not be made"
     blocks: list[Block] = [Grade(str(certificate["verdict"]), told)]
     if against:
         blocks.append(Items(tuple(f"{check['status']}, {check['name']}: {check['reason']}" for check in against)))

@@ -23,7 +23,7 @@ ROWS_ACROSS = 5
 """Number of rows of an evaluation side by side in one table."""
 MOST_CASES = 60
 """Cases that a table lists."""
-INTERVALS = f"Mean [{LEVEL:.0%} interval], by a bootstrap over subjects; ↓ less is better, ↑ more is better."
+INTERVALS = f"Mean [{LEVEL:.0%} interval], by a bootstrap over subjects; ↓ lower is better, ↑ higher is better."
 _MISSING = "–"
 
 
@@ -169,6 +169,6 @@ def distribution_picture(tables: Mapping[str, CaseTable], named: Mapping[str, st
         return None
     return Picture(
         figure_png(distribution_figure(panels)),
-        "A point is a case; the box holds the middle half of them, the line in it is the median.",
+        "Each point is a case; the box holds the middle half of them, and the line in it is the median.",
         f"Distribution over cases of {', '.join(panels)}, for {', '.join(named.get(row, row) for row in tables)}",
     )

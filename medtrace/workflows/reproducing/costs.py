@@ -47,7 +47,7 @@ def plan_lines(rows: Sequence[TableRow], device: str | None = None, *, measure: 
             lines.append(f"  {row.row.label}: {told}, trained")
             continue
         if row.run in hours:
-            lines.append(f"  {row.row.label}: {told}, the training of another row")
+            lines.append(f"  {row.row.label}: {told}, trained for another row")
             continue
         # Networks of one kind on one data set take the same time, whatever the data's misalignment.
         kind = (row.dataset, row.row.method, *(item for item in row.row.settings.items() if item[0][:5] != "data."))

@@ -40,7 +40,7 @@ def prepared_data(data: PaperData, place: Path, folder: Path, *, smoke: bool = F
     if (dataset / INDEX).is_file() and origin.is_file():
         known = json.loads(origin.read_text(encoding="utf-8"))["place"]
         if known != source:
-            raise ValueError(f"out: {dataset} was made of {known}, not of {source}; choose another folder")
+            raise ValueError(f"out: {dataset} was made from {known}, not from {source}; choose another folder")
     else:
         make_directory(folder)
         write_json(origin, {"place": source})

@@ -16,7 +16,7 @@ from medtrace.storage.files import atomic_write, make_directory
 from medtrace.workflows.reproducing.rows import TableRow
 
 PAGE = "reproduction.md"
-SPREAD = "Measured ones are of one training a row, mean ± SD over the n test slices; the printed SD is left out."
+SPREAD = "Measured ones are from one training per row, mean ± SD over the n test slices; the printed SD is left out."
 SMOKED = "Tried with `--smoke`: tiny networks of a few steps on a few small images. The measured numbers mean nothing."
 
 

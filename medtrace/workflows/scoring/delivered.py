@@ -149,11 +149,11 @@ def score_delivered(
     if not rows:
         return result
     if dataset is None:
-        return _without(result, "cases", "they were handed over as arrays, without scans")
+        return _without(result, "cases", "they were given as arrays, without scans")
     files = read_scan_files(dataset)
     if not files:
         name = scan_files_of(dataset).name
-        return _without(result, dataset, f"no {name} beside the data set says where they lie; prepare it again")
+        return _without(result, dataset, f"no {name} beside the data set says where they are; prepare it again")
     volumes = {entry["volume"]: entry["subject"] for entry in read_index(dataset)[split] if "volume" in entry}
     division = Division(batch_size, patch_size)
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
@@ -265,7 +265,7 @@ def doubt_scales(rows: Mapping[str, ScanRow]) -> list[str]:
                 scales[name].append(contrast)
     lines = [
         f"{name} is in arbitrary units on {len(known)} scales, as the runs were trained on different scans: their"
-        " delivered errors do not compare"
+        " delivered errors are not comparable"
         for name, known in scales.items()
         if len(known) > 1
     ]

@@ -87,7 +87,7 @@ def trained_rows(
     outcomes = run_cases(_in_worker, tasks, workers=processes, finished=tell)
     failures = [f"{outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure]
     if failures:
-        raise CasesFailedError(failures, len(tasks), "correct what it says and run the command again; the rest is kept")
+        raise CasesFailedError(failures, len(tasks), "correct the cause and run the command again; the rest is kept")
     return {outcome.name: outcome.value[0] for outcome in outcomes}
 
 

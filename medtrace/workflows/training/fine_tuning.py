@@ -78,7 +78,7 @@ def load_start(method: Method, settings: MethodSettings, start: Mapping[str, Any
         return False
     if content_digest(path) != start["digest"]:
         raise ValueError(
-            f"from: {path} has changed since this training began with it; bring back the weights it had, or begin"
+            f"from: {path} has changed since this training began with it; restore the weights it had, or begin"
             " another run"
         )
     states = load_weights(path).get("method", {})
@@ -88,8 +88,8 @@ def load_start(method: Method, settings: MethodSettings, start: Mapping[str, Any
     ]
     if wrong:
         raise ValueError(
-            f"from: the weights of {run} do not fit these settings ({_difference(run, settings, wrong)}); leave such"
-            " settings as the run has them, prepare the data alike, or start without --from"
+            f"from: the weights of {run} do not fit these settings ({_difference(run, settings, wrong)}); leave these"
+            " settings as the run has them, prepare the data in the same way, or start without --from"
         )
     method.load_state_dict(states, strict=False)
     return True
@@ -103,4 +103,4 @@ def _difference(run: Path, settings: MethodSettings, wrong: list[str]) -> str:
     )
     differing = [name for name in now if before.get(name) != now[name] and "optimizer" not in name]
     told = [f"{name} was {before.get(name)}, is {now[name]}" for name in differing[:_SHOWN]]
-    return "; ".join(told) or f"{wrong[0]} is another"
+    return "; ".join(told) or f"{wrong[0]} differs"

@@ -115,7 +115,7 @@ class BundleTraining(ConfigWorkflow):
             result: list[Any] = super().run()
             return result
         if self.run_id not in self.parser:
-            raise ValueError(f"{self.run_id}: expected the entry that trains, received none; take a whole file")
+            raise ValueError(f"{self.run_id}: expected the entry that trains, received none; use a complete file")
         expressions: list[Any] = self._run_expr(id=self.run_id)
         return expressions
 

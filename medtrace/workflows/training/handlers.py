@@ -183,7 +183,7 @@ class RunFolder:
         if engine.state.rank == 0:
             make_directory(self.run)
             training = engine.data_loader.dataset
-            listed = isinstance(training.data, (list, tuple))  # in place of the folder's
+            listed = isinstance(training.data, (list, tuple))  # given in place of the folder's data
             record_run(self.run, self.name, self.settings, None if listed else self.dataset, training)
 
 

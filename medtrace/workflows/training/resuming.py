@@ -76,9 +76,7 @@ def resumption(
             " or allow another (--other-data)"
         )
     if differing:
-        notify(
-            os.fspath(chosen), f"is another data set than {run} was trained on ({differing}); the run remembers both"
-        )
+        notify(os.fspath(chosen), f"is not the data set that {run} was trained on ({differing}); the run records both")
         now = _with_earlier(earlier.training_data, now)
     else:
         now = {**earlier.training_data, "dataset": now["dataset"]}
@@ -144,7 +142,7 @@ def _check_changes(
     guilty = next((name for name in suspects if _alone_differs(kind, before, name, new[name])), suspects[0])
     raise ValueError(
         f"{guilty}: expected {old.get(guilty)!r}, with which {run} was trained, received {new[guilty]!r}; a checkpoint"
-        " does not fit the configuration otherwise: leave it, or train in another folder"
+        " does not fit the configuration otherwise: leave it unchanged, or train in another folder"
     )
 
 

@@ -124,7 +124,7 @@ class TrainingWorkflow(BundleWorkflow):
     def _check_resumed(self, trainer: Trainer) -> None:
         if not trainer.state.iteration:
             missing = Path(self.start["run"]) / self.start["weights"]
-            raise ValueError(f"from: {missing} is missing, and no checkpoint continues without it; bring it back")
+            raise ValueError(f"from: {missing} is missing, and no checkpoint continues without it; restore it")
 
     def _page(self) -> list[RunPage]:
         return [RunPage(self.run_dir, self.kind.title, self.evaluator)] if leads() else []
@@ -230,13 +230,11 @@ def check_fitting(
     if not fitting:
         raise MemoryShortageError(
             f"{short}, nor a part of it;"
-            " prepare smaller images (--crop, --spacing), take a smaller network (channels) or set training.amp=true"
+            " prepare smaller images (--crop, --spacing), use a smaller network (channels) or set training.amp=true"
         ) from reason
     if not fit:
         options = " ".join(f"--set {name}={str(value).replace(' ', '')}" for name, value in fitting.items())
-        raise MemoryShortageError(
-            f"{short}; {fitting_words(fitting)} does: resume with {options}, or --fit takes it"
-        ) from reason
+        raise MemoryShortageError(f"{short}; {fitting_words(fitting)} does: resume with {options} or --fit") from reason
 
 
 def fitting_words(fitting: Mapping[str, Any]) -> str:

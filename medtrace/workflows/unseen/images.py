@@ -88,8 +88,8 @@ class TrainingMemory:
 
 MASK_MISSING = "mask: training images came with masks, and this one has none; give it one"
 NOT_KNOWN = (
-    "training: the run was prepared by an earlier version and does not tell its training scans, so that a training"
-    " subject is recognized by its prepared files alone; prepare and train again to be sure"
+    "training: the run was prepared by an earlier version and does not record its training scans, so a training"
+    " subject is recognized only by its prepared files; prepare and train again to be sure"
 )
 COMMON = (MASK_MISSING, NOT_KNOWN)
 """Lines that concern no single image."""
@@ -112,8 +112,8 @@ def seen_image(memory: TrainingMemory, digests: Sequence[str]) -> str | None:
 def refusal(what: str, remedy: str) -> str:
     """The message that refuses a training subject."""
     return (
-        f"{what}; a result on it says nothing about unseen subjects: {remedy}, or allow it by {ALLOWED}=True, which the"
-        " record will say"
+        f"{what}; a result on it says nothing about unseen subjects: {remedy}, or allow it with {ALLOWED}=True, which"
+        " the record will state"
     )
 
 

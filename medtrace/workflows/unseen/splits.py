@@ -141,8 +141,8 @@ def _preparation_lines(of_run: Path, of_data: Path) -> list[str]:
             result.append(f"preparation: {name} is {other}, in training it was {own}")
     if set(before.standards) & set(now.standards) and before.standards != now.standards:
         result.append(
-            "preparation: intensities were standardized anew, on other training scans; scores depend on it: prepare the"
-            " test subjects together with the training's, or translate their scans"
+            "preparation: intensities were standardized again, on other training scans; scores depend on it: prepare"
+            " the test subjects together with the training subjects, or translate their scans"
         )
     return result
 

@@ -9,7 +9,7 @@ export function apply(matrix, point, out = [0, 0, 0]) {
   return out;
 }
 
-/** Length of a direction that a matrix turns: without its shift. */
+/** Length of a direction mapped by a matrix, without its translation. */
 export function turnedLength(m, [x, y, z]) {
   const a = m[0] * x + m[1] * y + m[2] * z, b = m[4] * x + m[5] * y + m[6] * z, c = m[8] * x + m[9] * y + m[10] * z;
   return Math.sqrt(a * a + b * b + c * c);

@@ -1,10 +1,10 @@
-// Panes in rows and columns, so that their pictures are as large as can be.
+// Panes in rows and columns, so that their images are as large as possible.
 
 const CHROME = 34;
 const SLIDER = 24;
 const NARROW = 560;
 
-/** Columns in which `count` pictures, as wide over high as `ratio`, are largest in a place of some size. */
+/** Columns in which `count` images of aspect `ratio` (width over height) are largest in a box of a given size. */
 export function columnsFor(count, ratio, width, height, chrome) {
   let best = 1, largest = -1;
   for (let columns = 1; columns <= count; columns++) {
@@ -15,7 +15,7 @@ export function columnsFor(count, ratio, width, height, chrome) {
   return best;
 }
 
-/** Show the panes that are seen, and hide the others. */
+/** Show the chosen panes, and hide the others. */
 export function arrange(viewer, shown) {
   const place = shown[0].element.parentElement;
   for (const pane of Object.values(viewer.panes)) pane.element.hidden = !shown.includes(pane);

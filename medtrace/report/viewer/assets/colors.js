@@ -2,7 +2,7 @@
 
 import { fromBase64 } from "./decode.js";
 
-/** Colors that color-blind readers tell apart (Okabe and Ito). */
+/** Colors that color-blind readers can distinguish (Okabe and Ito). */
 export const SERIES = ["#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00"];
 export const LINES = { cross: "#F0E442", path: "#E69F00", grid: "#F0B429", arrow: "#56B4E9", mask: "#D55E00", ruler: "#ffffff" };
 
@@ -11,7 +11,7 @@ export class ColorMap {
     this.table = fromBase64(text);
   }
 
-  /** Write the color of a place in [0, 1] to rgba at a pixel, mixed into what is there. */
+  /** Write the color of a value in [0, 1] to rgba at a pixel, blended with what is there. */
   mix(place, opacity, rgba, pixel) {
     const entry = 3 * Math.max(0, Math.min(255, Math.round(place * 255)));
     for (let part = 0; part < 3; part++) {

@@ -96,7 +96,7 @@ function caseControls(viewer) {
   drawWindows(viewer);
 }
 
-/** Pictures are called what they are: a registration's are not a translation's. */
+/** Name the panes by what they show: those of a registration show no translation. */
 function nameTools({ description }) {
   const { registration } = description;
   const titles = {
@@ -112,7 +112,7 @@ function nameTools({ description }) {
   }
 }
 
-/** Which channel is seen, where there are several. */
+/** Which channel is shown, where there are several. */
 function channelControl(viewer) {
   const { channels } = viewer.model;
   byId("channels").hidden = channels < 2;
@@ -130,7 +130,7 @@ function showVerdict(certificate) {
   byId("verdict-on-paper").hidden = !certificate;
   if (!certificate) return;
   const { title, verdict, stale, html, words } = certificate;
-  button.textContent = `${MARKS[verdict]} ${title}: ${verdict}${stale ? " (of other files)" : ""}`;
+  button.textContent = `${MARKS[verdict]} ${title}: ${verdict}${stale ? " (for other files)" : ""}`;
   button.className = `status ${stale ? "SKIPPED" : verdict}`;
   byId("certificate").innerHTML = html; // written and escaped with the page
   for (const id of ["certificate-words", "verdict-words"]) {
@@ -154,7 +154,7 @@ function options(id, titles) {
   );
 }
 
-/** Bring every control to the state. */
+/** Set every control to the state. */
 export function sync(viewer) {
   const { state, model } = viewer;
   press("tool", state.tool);
@@ -179,7 +179,7 @@ export function sync(viewer) {
   showReadings(byId("readout").tBodies[0], readings(viewer));
 }
 
-/** Write the rows; where they are the same as before, only what changed, which costs no layout of the rest. */
+/** Write the rows; if they are the same as before, only the changed cells, which avoids a layout of the rest. */
 function showReadings(body, rows) {
   if (rows.map(([key]) => key).join() !== [...body.rows].map((row) => row.dataset.reading).join()) {
     body.replaceChildren(...rows.map(([key]) => {

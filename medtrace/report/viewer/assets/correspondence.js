@@ -16,7 +16,7 @@ export class Correspondence {
     this.setVelocity(velocity);
   }
 
-  /** Use a velocity for paths and frames, if its flow does lead to the field. */
+  /** Use a velocity for paths and frames, if its flow leads to the field. */
   setVelocity(velocity) {
     if (!velocity) return;
     this.misses = this.flowMiss(velocity);
@@ -109,7 +109,7 @@ export class Correspondence {
     return out;
   }
 
-  /** How far, in voxels, the flow of a velocity ends from the field: the 99th percentile over a lattice. */
+  /** How far, in voxels, the flow of a velocity ends up from the field: the 99th percentile over a lattice. */
   flowMiss(velocity) {
     const shape = this.ddf.shape;
     const misses = [];

@@ -1,4 +1,4 @@
-// Arrays of the page: base64, inflated by the browser, differences summed up again; a worker for each.
+// Arrays of the page: base64, inflated by the browser, their differences summed; a worker for each.
 
 const KINDS = { uint8: Uint8Array, uint16: Uint16Array, int16: Int16Array };
 
@@ -9,7 +9,7 @@ export async function unpack(header) {
   return { ...header, values };
 }
 
-/** Decode in a worker of its own, which runs this very module: arrays side by side, and the page stays awake. */
+/** Decode in a separate worker, which runs this same module: arrays in parallel, and the page stays responsive. */
 function inWorker(task) {
   return new Promise((done, failed) => {
     const { imports } = JSON.parse(document.querySelector("script[type=importmap]").textContent);
@@ -39,17 +39,17 @@ async function decoded({ text, header }) {
   const count = header.shape.reduce((product, size) => product * size, 1);
   const values = new KINDS[header.dtype](count);
   const planes = await inflated(fromBase64(text), count * values.BYTES_PER_ELEMENT);
-  if (!planes) throw new Error(`${header.id}: not ${count} numbers; the file is damaged, write it again`);
+  if (!planes) throw new Error(`${header.id}: not ${count} numbers; the file is damaged, write the report again`);
   if (values.BYTES_PER_ELEMENT === 1) sumBytes(planes, values);
   else sumPairs(planes, values);
   return values;
 }
 
-/** The bytes of a deflated stream, null where they are not `size`. */
+/** The bytes of a deflated stream, null if there are not `size` of them. */
 async function inflated(bytes, size) {
   const stream = new DecompressionStream("deflate");
   const writer = stream.writable.getWriter();
-  writer.write(bytes).catch(() => {}); // the reader is told as well
+  writer.write(bytes).catch(() => {}); // the reader gets the error as well
   writer.close().catch(() => {});
   const reader = stream.readable.getReader();
   const out = new Uint8Array(size);

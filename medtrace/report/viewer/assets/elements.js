@@ -1,4 +1,4 @@
-// Elements of the page: found and made.
+// Finding and creating elements of the page.
 
 export const byId = (id) => document.getElementById(id);
 

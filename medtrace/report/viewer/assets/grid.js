@@ -11,7 +11,7 @@ function inMemory({ horizontal, vertical }) {
   return horizontal < vertical ? [horizontal, vertical] : [vertical, horizontal];
 }
 
-/** Where `size` pixels in a row lie among `stored` numbers: the number before each, and the share of the next. */
+/** Where `size` pixels in a row lie among `stored` numbers: the number before each, and the fraction of the next. */
 function places(size, flipped, ratio, stored) {
   const before = new Int32Array(size), share = new Float32Array(size);
   for (let pixel = 0; pixel < size; pixel++) {
@@ -22,7 +22,7 @@ function places(size, flipped, ratio, stored) {
   return [before, share];
 }
 
-/** Intensities (or labels) on a grid; of a preview every second number along every axis is stored. */
+/** Intensities (or labels) on a grid; for a preview, every second number along every axis is stored. */
 export class Volume {
   constructor(array) {
     [this.channels, ...this.stored] = array.shape;
@@ -123,7 +123,7 @@ export class Field {
     return out;
   }
 
-  /** The vectors over a slice, three numbers a pixel: read between sheets first, then along rows, then down columns. */
+  /** The vectors over a slice, three numbers per pixel: read between sheets first, then along rows, then down columns. */
   slice(plane, index) {
     const { horizontal, vertical, width, height } = plane;
     const across = this.stored[horizontal], down = this.stored[vertical];
@@ -147,7 +147,7 @@ export class Field {
     return out;
   }
 
-  /** The stored numbers of a slice, three a place. */
+  /** The stored numbers of a slice, three per position. */
   sheet(plane, index) {
     const strides = [this.stored[1] * this.stored[2], this.stored[2], 1];
     const { normal } = plane;
@@ -158,7 +158,7 @@ export class Field {
     const { values, scale } = this;
     const out = new Float32Array(3 * across * this.stored[plane.vertical]);
     const steps = { [plane.horizontal]: 3, [plane.vertical]: 3 * across };
-    const [slow, fast] = inMemory(plane); // far apart in memory outside, neighbors inside: the cache decides the time
+    const [slow, fast] = inMemory(plane); // far apart in memory in the outer loop, neighbors in the inner one: the cache decides the time
     for (let component = 0; component < 3; component++) {
       for (let i = 0; i < this.stored[slow]; i++) {
         let at = component * this.count + k * strides[normal] + i * strides[slow], to = component + i * steps[slow];

@@ -9,17 +9,17 @@ const MAP_KEYS = { d: "displacement", j: "jacobian", a: "appearance", r: "residu
 const PLANE_KEYS = { 1: "axial", 2: "coronal", 3: "sagittal", 4: "three" };
 
 const HELP = [
-  ["Point", "Hover over a pane: the others show the corresponding point, the line its path. A click holds it."],
-  ["Esc", "let go of the point, or leave drawing"],
+  ["Point", "Hover over a pane: the other panes show the corresponding point, and the line shows its path. Click to hold it."],
+  ["Esc", "release the point, or stop drawing"],
   ["← → ↑ ↓", "move the point by one voxel"],
-  ["wheel, Page Up / Down", "slices of a volume (the wheel zooms a 2D trace)"],
-  ["Ctrl + wheel, pinch, + − 0", "zoom in, out, back; a drag moves what is zoomed"],
-  ["finger", "a drag up or down leafs through a volume's slices; two fingers zoom"],
+  ["wheel, Page Up / Down", "step through the slices of a volume (the wheel zooms a 2D trace)"],
+  ["Ctrl + wheel, pinch, + − 0", "zoom in, out, reset; drag to pan a zoomed image"],
+  ["touch", "drag up or down to step through the slices of a volume; pinch to zoom"],
   ["1 2 3 4", "axial, coronal, sagittal, all three"],
-  ["double click, Enter", "one picture alone, or all again"],
+  ["double click, Enter", "show one pane alone, or all again"],
   ["I", "ruler: drag from one point to another"],
   ["space", "play the flow"],
-  ["B S W", "blink, swipe; W changes what is compared with"],
+  ["B S W", "blink, swipe; W switches the image compared with"],
   ["D J A R E", "map: displacement, Jacobian, appearance change, residual, error"],
   ["G V F M K", "grid, arrows, folds, mask, labels"],
   ["X L O", "crosshair, path, regions"],
@@ -30,10 +30,10 @@ const HELP = [
 ];
 const EXPLANATIONS = [
   "The warped source is what deformation alone explains. image = warped + appearance + residual.",
-  "Grid lines are straight in the source and carried along. Arrows lead from where tissue was to where it is now.",
-  "The Jacobian of the resampling field is volume in the source over volume in the translation: below 1 tissue has grown. It is drawn on a logarithmic scale.",
-  "A white square with a black cross is a folded voxel: there the field maps no neighborhood in order, and no correspondence holds.",
-  "The size of a region on the other side is its size times the mean Jacobian over it.",
+  "Grid lines are straight in the source and deform with it. Arrows point from where tissue was to where it is now.",
+  "The Jacobian of the resampling field is volume in the source over volume in the translation: below 1, tissue has grown. It is drawn on a logarithmic scale.",
+  "A white square with a black cross is a folded voxel: there the field is not invertible, and there is no valid correspondence.",
+  "The size of a region on the other side is its drawn size times the mean Jacobian over it.",
   "Scores follow the reader study of Plasticine: 1 is best, 5 worst.",
 ];
 
@@ -99,7 +99,7 @@ function changeCase(viewer, step) {
   if (count > 1) viewer.select((viewer.number + step + count) % count);
 }
 
-/** The pane that has the focus, or else the one whose side was pointed at. */
+/** The pane that has the focus, or else the one of the side last pointed at. */
 function primaryPane(viewer) {
   const focused = viewer.shown.find((pane) => pane.canvas === document.activeElement);
   if (focused) return focused;

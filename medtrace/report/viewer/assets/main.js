@@ -17,7 +17,7 @@ export async function start() {
     listenKeys(viewer);
     viewer.addEventListener("case", () => sync(viewer));
     viewer.addEventListener("drawn", () => sync(viewer));
-    const tell = () => (message.textContent = viewer.model.coarse ? "A coarse preview; the full resolution is being read …" : "");
+    const tell = () => (message.textContent = viewer.model.coarse ? "Coarse preview; loading the full resolution …" : "");
     viewer.addEventListener("case", tell);
     viewer.addEventListener("refined", tell);
     window.medtrace = viewer; // for scripts and tests

@@ -1,4 +1,4 @@
-// What stands on a picture besides its lines: body directions, a scale bar, a ruler, and what the picture is.
+// What is drawn on an image besides lines: body directions, a scale bar, a ruler, and what the image is.
 
 import { LINES } from "./colors.js";
 import { distance } from "./words.js";
@@ -55,7 +55,7 @@ export function drawScale(pane, photograph) {
   write(context, `${unit === "cm" ? size / 10 : size} ${unit}`, (left + right) / 2, y - 11, "center", 11);
 }
 
-/** That a picture is computed, by what, in which unit; as wide as its pane allows. */
+/** The notice that an image is computed, by what, in which unit; as wide as its pane allows. */
 export function drawNotice(pane, lines) {
   const { context } = pane;
   const width = pane.size[0];

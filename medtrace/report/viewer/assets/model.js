@@ -1,4 +1,4 @@
-// One case in memory: its images and fields, and the points that belong together.
+// One case in memory: its images and fields, and corresponding points.
 
 import { Correspondence } from "./correspondence.js";
 import { unpack } from "./decode.js";
@@ -26,7 +26,7 @@ export class Model {
     return Math.max(this.grids.source.channels, this.grids.target.channels);
   }
 
-  /** Whether the mask, once it is read, holds anything. */
+  /** Whether the mask, once it is read, is not empty. */
   get marksLesion() {
     if (!this.mask) return false;
     this.filled ??= this.mask.values.some((value) => value > 0);
@@ -43,7 +43,7 @@ export class Model {
     return name in this.description.arrays;
   }
 
-  /** Read what the first picture needs; of large grids a coarse preview, which `openRest` replaces. */
+  /** Read what the first drawing needs; for large grids a coarse preview, which `openRest` replaces. */
   async open() {
     const { arrays } = this.description;
     this.coarse = FIRST.some((name) => preview(name) in arrays);
@@ -61,7 +61,7 @@ export class Model {
     );
   }
 
-  /** Read the rest, one array at a time; tells after each. */
+  /** Read the rest, one array at a time; reports after each. */
   async openRest(changed) {
     const { arrays } = this.description;
     if (this.coarse) {
@@ -89,8 +89,8 @@ export class Model {
   /** Why a path is straight, or that it is not. */
   pathKind() {
     if (this.correspondence.velocity) return "integrated velocity, exp(t·v)";
-    if (!this.has("velocity")) return "straight line (the trace holds no velocity)";
-    if (!this.correspondence.misses) return "straight line (the velocity is being read)";
-    return `straight line (the flow of the stored velocity misses the field by ${this.correspondence.misses.toFixed(1)} voxels)`;
+    if (!this.has("velocity")) return "straight line (the trace has no velocity)";
+    if (!this.correspondence.misses) return "straight line (the velocity is being loaded)";
+    return `straight line (the flow of the stored velocity differs from the field by ${this.correspondence.misses.toFixed(1)} voxels)`;
   }
 }

@@ -5,7 +5,7 @@ import { contour } from "./contours.js";
 import { framePoints, locatedPoints, originPoints } from "./slices.js";
 import { carriedOutline, regionMask } from "./regions.js";
 
-/** Light line with a dark casing, to be seen on black and on white. */
+/** Light line with a dark casing, visible on black and on white. */
 function stroke(context, color, width, trace, dash = []) {
   context.lineJoin = context.lineCap = "round";
   context.setLineDash(dash);
@@ -57,7 +57,7 @@ function drawSegments(pane, segments, color, width) {
   context.stroke();
 }
 
-/** Straight lines of the source's space, carried along to the time of the frame. */
+/** Straight lines of the source's space, deformed to the time of the frame. */
 export function drawGrid(pane, model, time) {
   const flow = model.correspondence.velocity ? "flow" : "line";
   const segments = pane.keep("grid", `${time} ${flow}`, () => gridSegments(pane.plane, pane.index, model, time));
@@ -102,7 +102,7 @@ export function drawArrows(pane, model) {
   }
 }
 
-/** Whether a voxel has tissue; everything has until the page knows. */
+/** Whether a voxel is tissue; every voxel is until the page has loaded the tissue. */
 function onTissue(model, side, voxel) {
   if (!model.tissue) return true;
   const at = side === "source" ? model.correspondence.locate(voxel) : voxel;
@@ -125,7 +125,7 @@ function drawArrow(context, [x0, y0], [x1, y1]) {
   context.fill();
 }
 
-/** Folded voxels of the slice: white with a black cross, whatever map lies below. */
+/** Folded voxels of the slice: white with a black cross, whatever map is below. */
 export function drawFolds(pane, folds) {
   const { plane, index, context } = pane;
   const [wide, high] = [Math.max(pane.step[0], 7), Math.max(pane.step[1], 7)];
@@ -158,7 +158,7 @@ function drawOutline(pane, name, key, values, color) {
   drawSegments(pane, segments, color, 1.6);
 }
 
-/** Mask of the target grid, carried through the inverse field on the source's pane. */
+/** Mask of the target grid, warped by the inverse field on the source's pane. */
 export function drawMask(pane, model) {
   const { plane, index } = pane;
   const values = () => {
@@ -173,7 +173,7 @@ export function drawMask(pane, model) {
   drawOutline(pane, "mask", "", values, LINES.mask);
 }
 
-/** Labels of the source, carried through the field on the target's panes. */
+/** Labels of the source, warped by the field on the target's panes. */
 export function drawLabels(pane, model) {
   const numbers = pane.keep("label numbers", "", () => labelNumbers(pane, model));
   for (const number of new Set(numbers)) {
@@ -194,7 +194,7 @@ function labelNumbers(pane, model) {
   return numbers;
 }
 
-/** A region: filled where the slice cuts it, outlined as drawn or as carried. */
+/** A region: filled where the slice cuts it, outlined as drawn or as warped. */
 export function drawRegion(pane, model, region, planeName) {
   const name = `region ${region.id}`;
   const mask = pane.keep(name, "", () => regionMask(model, region, pane.side, planeName, pane.index));

@@ -1,4 +1,4 @@
-// One picture on the screen: a slice, scaled, and what is drawn over it.
+// One image on the screen: a slice, scaled, and what is drawn over it.
 
 export class Pane {
   /**
@@ -18,7 +18,7 @@ export class Pane {
     Object.assign(this, shared);
   }
 
-  /** What `make` gives, made again only when the key, the plane or the slice changes. */
+  /** The result of `make`, computed again only when the key, the plane or the slice changes. */
   keep(name, key, make) {
     const full = `${this.plane.normal} ${this.index} ${key}`;
     if (this.kept.get(name)?.full !== full) this.kept.set(name, { full, value: make() });
@@ -49,7 +49,7 @@ export class Pane {
     ];
   }
 
-  /** Screen place (CSS pixels within the canvas) of a page point. */
+  /** Screen position (CSS pixels within the canvas) of a page point. */
   toScreen([u, v]) {
     return [this.shift[0] + (u + 0.5) * this.step[0], this.shift[1] + (v + 0.5) * this.step[1]];
   }
@@ -80,7 +80,7 @@ export class Pane {
     this.context.fillRect(0, 0, ...this.size);
   }
 
-  /** Draw a slice whose pixels `paint(rgba)` makes; made again only when the key changes. */
+  /** Draw a slice whose pixels `paint(rgba)` fills in; painted again only when the key changes. */
   image(layer, key, paint, smooth) {
     let bitmap = this.bitmaps.get(layer);
     if (!bitmap || bitmap.key !== key) {
@@ -96,7 +96,7 @@ export class Pane {
     context.drawImage(bitmap.canvas, ...this.shift, this.plane.width * this.step[0], this.plane.height * this.step[1]);
   }
 
-  /** Room for a slice's pixels: an earlier one's, emptied, where it has the size. */
+  /** A buffer for a slice's pixels: an earlier one, cleared, if it has the right size. */
   bitmapLike(earlier) {
     const { width, height } = this.plane;
     if (earlier && earlier.pixels.width === width && earlier.pixels.height === height) {
@@ -114,7 +114,7 @@ export class Pane {
   }
 }
 
-/** So that the center is in the middle, and the picture whole where it fits, or no edge bare where it does not. */
+/** Keeps the center in the middle, with the entire image visible if it fits, and no bare margin if it does not. */
 function placeShift(room, size, center) {
   const spare = room - size;
   return Math.min(Math.max(0, spare), Math.max(Math.min(0, spare), room / 2 - center));

@@ -44,7 +44,7 @@ export class Plane {
     return Math.min(this.slices - 1, Math.max(0, Math.round(voxel[this.normal])));
   }
 
-  /** Call visit(voxel, pixel number) for every pixel of a slice; the voxel array is used again. */
+  /** Call visit(voxel, pixel number) for every pixel of a slice; the voxel array is reused. */
   each(index, visit) {
     const voxel = [0, 0, 0];
     voxel[this.normal] = index;

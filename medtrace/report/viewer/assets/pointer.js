@@ -28,7 +28,7 @@ class Pointer {
     return ["box", "freehand"].includes(this.viewer.state.tool);
   }
 
-  /** This pane in the place of all, or all again. */
+  /** Show this pane alone, or all again. */
   alone() {
     const { viewer, pane } = this;
     viewer.set({ alone: viewer.state.alone === pane.key ? null : pane.key });
@@ -105,7 +105,7 @@ class Pointer {
     return Math.abs(event.clientX - box.left - this.viewer.state.swipe * box.width) < 16;
   }
 
-  /** Two fingers: their distance zooms, their middle moves. */
+  /** Two fingers: their distance zooms, their midpoint pans. */
   startPinch() {
     this.start = null;
     this.viewer.set({ draft: null });
@@ -136,14 +136,14 @@ class Pointer {
     viewer.centerOn(pane, start.center.map((value, k) => value - moved[k] / pane.step[k]));
   }
 
-  /** A finger that moves up or down leafs through the slices of a volume. */
+  /** A finger that moves up or down steps through the slices of a volume. */
   leaf(event) {
     const { pane, viewer, start } = this;
     const perSlice = Math.max(3, pane.size[1] / pane.plane.slices);
     toSlice(viewer, pane, start.slice - Math.round((event.clientY - start.y) / perSlice));
   }
 
-  /** From where the button went down to the pointer. */
+  /** From where the button was pressed to the pointer. */
   measure(event) {
     const { pane, viewer, start } = this;
     const ends = [start.page, pane.pageAt(event)].map(([u, v]) => pane.plane.toVoxel(u, v, pane.index));

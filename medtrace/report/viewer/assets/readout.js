@@ -36,7 +36,7 @@ export function readings(viewer) {
     rows.push(["change", `change${of}`, amount(account.after - account.before, model.image)]);
   }
   if (account.appearance !== null) {
-    rows.push(["appearance", sameUnit ? "explained by appearance" : `expected of the source${unit(units.image)}`, amount(account.appearance, model.image)]);
+    rows.push(["appearance", sameUnit ? "explained by appearance" : `expected from the source${unit(units.image)}`, amount(account.appearance, model.image)]);
     rows.push(["residual", "unexplained", amount(account.residual, model.image)]);
   }
   if (model.truth) rows.push(["error", "error (target − image)", amount(model.truth.linear(...target, channel) - account.after, model.image)]);
@@ -54,7 +54,7 @@ function intensities(volume, place) {
   return values.map((value) => amount(value, volume)).join(", ");
 }
 
-/** How exactly the page holds the trace. */
+/** How exactly the page stores the trace. */
 export function exactness(model) {
   const { arrays } = model.description;
   const lines = [];

@@ -1,4 +1,4 @@
-// Regions that the reader draws: their size, and how large they become.
+// Regions that the reader draws: their size, before and after.
 
 import { SERIES } from "./colors.js";
 import { locatedPoints, originPoints } from "./slices.js";
@@ -34,7 +34,7 @@ export function polygonArea(polygon) {
 }
 
 /**
- * Size on its own side and on the other, in mm² of a 2D trace and mm³ of a volume: the other is the size times the
+ * Size on its own side and on the other, in mm² for a 2D trace and mm³ for a volume: the other is the size times the
  * mean Jacobian of the map over the region.
  */
 export function measure(model, region) {

@@ -82,7 +82,7 @@ export class Scores {
   }
 }
 
-/** A spreadsheet must not take text for a formula. */
+/** A cell that a spreadsheet does not interpret as a formula. */
 function cell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "number") return Number.isFinite(value) ? String(value) : "";

@@ -1,4 +1,4 @@
-// What is seen in a slice: images, frames of the flow, and maps of the change.
+// What is shown in a slice: images, frames of the flow, and maps of the change.
 
 import { apply, determinant, turnedLength } from "./affine.js";
 
@@ -150,7 +150,7 @@ function flowLattice(correspondence, plane, index, t) {
   return { at };
 }
 
-/** Frame of time t that takes on the final intensities as it goes: frame + t·(image − warped). */
+/** Frame of time t, whose intensities approach the final ones with time: frame + t·(image − warped). */
 export function morphSlice(model, plane, index, t, channels) {
   const frame = frameSlice(model, plane, index, t, channels);
   if (model.source.channels !== model.image.channels) return frame;
@@ -182,7 +182,7 @@ export function mapSlice(model, name, plane, index, channel) {
   return imageSlice(image, plane, index, [channel]).map((value, pixel) => truth[pixel] - value);
 }
 
-/** Change that appearance explains, or what is left of it, over a slice (see accountAt). */
+/** Change that appearance explains, or the rest of the change, over a slice (see accountAt). */
 function accountSlice(model, name, plane, index, channel) {
   const { kind, curves } = model.description.appearance;
   const warped = frameSlice(model, plane, index, 1, [channel]);
@@ -225,7 +225,7 @@ function jacobianSlice(field, plane, index) {
   return out;
 }
 
-/** The account of a target voxel in the image's units: warped + appearance + residual = image, across units without warped. */
+/** The decomposition at a target voxel in the image's units: warped + appearance + residual = image; across units, without warped. */
 export function accountAt(model, voxel, channel = 0) {
   const { image, source, mask, correspondence } = model;
   const q = correspondence.origin(voxel);
@@ -248,14 +248,14 @@ function onCurve({ low, high, values }, x) {
   return values[k] + (place - k) * (values[k + 1] - values[k]);
 }
 
-/** Place of a map's value on its colors, in [0, 1]. */
+/** Position of a map's value on its color scale, in [0, 1]. */
 export function placeOf(name, value, range) {
   if (name === "displacement") return value / range;
   if (name === "jacobian") return 0.5 + 0.5 * (Math.log2(Math.max(value, 1e-3)) / range);
   return 0.5 + 0.5 * (value / range);
 }
 
-/** What the ends and the middle of a color bar say. */
+/** The labels of the ends and the middle of a color bar. */
 export function ticksOf(name, range) {
   const short = (value) => String(Number(value.toPrecision(3)));
   if (name === "displacement") return ["0", short(range / 2), short(range)];

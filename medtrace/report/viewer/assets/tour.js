@@ -1,10 +1,10 @@
-// The legend, and a tour of a minute.
+// The legend, and a one-minute tour.
 
 import { byId, element } from "./elements.js";
 
 const LEGEND = [
-  ["cross", "#F0E442", "the spot, in every picture", () => true],
-  ["path", "#E69F00", "the way from where it was; a dot at that end", () => true],
+  ["cross", "#F0E442", "the corresponding point, in every pane", () => true],
+  ["path", "#E69F00", "the path from where it was; a dot marks that end", () => true],
   ["grid", "#F0B429", "lines that are straight in the source", () => true],
   ["arrows", "#56B4E9", "from where tissue was to where it is", () => true],
   ["mask", "#D55E00", "where intensity may change (a lesion)", (model) => model.marksLesion],
@@ -16,22 +16,22 @@ const MAPS = {
   jacobian: "Map: growth (below 1) and shrinkage (above 1) of tissue.",
   appearance: "Map: change of intensity that contrast explains.",
   residual: "Map: change of intensity that nothing explains.",
-  trust: "Map: change that nothing explains, where it is more than chance.",
+  trust: "Map: change that nothing explains, where it exceeds chance.",
   error: "Map: true image minus this one.",
 };
 
 const STEPS = [
-  ["[data-pane=source]", "This is the scan that was given. Point anywhere in it: every other picture shows the same tissue."],
+  ["[data-pane=source]", "This is the input scan. Point anywhere in it: every other pane shows the same tissue."],
   ["[data-pane=image]", ""],
-  ["[data-pane=map]", "Colors show how much changed: displacement, growth, contrast, or what nothing explains. Choose above the picture."],
-  ["#sentence", "The spot under the crosshair in words: where it moved, and how far its change is explained."],
-  ["#verdict", "The verdict says how far to believe this. A press shows every check in words."],
-  [".tools", "Wheel, pinch or + and − zoom; drag moves a zoomed picture; the ruler measures. Help lists every key."],
+  ["[data-pane=map]", "Colors show how much changed: displacement, growth, contrast, or unexplained change. Choose the map above the image."],
+  ["#sentence", "The point under the crosshair in words: how it moved, and how much of its change is explained."],
+  ["#verdict", "The verdict says how far to trust this result. Press it to see every check in words."],
+  [".tools", "Wheel, pinch, or + and − zoom; dragging pans a zoomed image; the ruler measures. Help lists every key."],
 ];
 
 const IMAGE = {
-  translation: "This picture was computed. It is synthetic: it shows what a method expects, and no scanner has seen it.",
-  "registered image": "This picture was computed: the moving image, deformed until it matches the target.",
+  translation: "This image was computed. It is synthetic: it shows what a method expects; no scanner acquired it.",
+  "registered image": "This image was computed: the moving image, deformed to match the target.",
 };
 
 export function drawLegend(viewer) {

@@ -70,7 +70,7 @@ export class Viewer extends EventTarget {
     performance.mark("complete");
   }
 
-  /** Draw with what has been read; full resolution takes the place of a preview everywhere. */
+  /** Draw with what has been read; full resolution replaces a preview everywhere. */
   arrived(name) {
     if (name === "first") {
       const { side } = this.state.point;
@@ -86,14 +86,14 @@ export class Viewer extends EventTarget {
     return model.channels === 3;
   }
 
-  /** Which channels of a volume are seen: all three as color, or one. */
+  /** Which channels of a volume are shown: all three as color, or one. */
   channelsOf(volume) {
     const { channel } = this.state;
     if (channel === COLOR) return volume.channels === 3 ? [0, 1, 2] : [0];
     return [Math.min(channel, volume.channels - 1)];
   }
 
-  /** The channel that maps are about. */
+  /** The channel that maps show. */
   get mapChannel() {
     return this.channelsOf(this.model.image)[0];
   }
@@ -151,7 +151,7 @@ export class Viewer extends EventTarget {
     return name === THREE ? model.is3d : Boolean(model.planes[name]);
   }
 
-  /** Zoom about the crosshair; a factor of 0 shows what was shown first. */
+  /** Zoom about the crosshair; a factor of 0 restores the initial view. */
   zoom(factor) {
     if (factor === 0) {
       this.set({ zoom: 1, anchor: null });
@@ -168,13 +168,13 @@ export class Viewer extends EventTarget {
     this.centerOn(pane, pane.center.map((value, k) => value + part * ([u, v][k] - value)), zoom);
   }
 
-  /** Put a page point of a pane into its middle, and the corresponding one into that of the others. */
+  /** Center a pane on a page point, and the other panes on the corresponding one. */
   centerOn(pane, [u, v], zoom = this.state.zoom) {
     const { source, target } = this.model.pair(pane.side, pane.plane.toVoxel(u, v, pane.index));
     this.set({ zoom, anchor: { source, target } });
   }
 
-  /** The panes that are seen. */
+  /** The panes that are shown. */
   get shown() {
     const { state, model } = this;
     const three = state.planeName === THREE;
@@ -352,7 +352,7 @@ export class Viewer extends EventTarget {
     if (["image", "map"].includes(pane.name)) marks.drawNotice(pane, this.notice());
   }
 
-  /** What the computed pictures are, written on them. */
+  /** What the computed images are, written on them. */
   notice() {
     const { registration, method, units } = this.model.description;
     const unit = units.image ? ` · ${units.image}` : "";

@@ -47,7 +47,7 @@ function change(viewer, name, part, input) {
   showNumbers(viewer.state.windows);
 }
 
-/** Set a window; together, the other takes the same. */
+/** Set a window; if they are linked, the other takes the same. */
 export function setWindow(viewer, name, window) {
   const { windows, linkedWindows } = viewer.state;
   const next = { ...windows, [name]: window };
@@ -55,7 +55,7 @@ export function setWindow(viewer, name, window) {
   viewer.set({ windows: next });
 }
 
-/** Bring sliders and numbers to the windows. */
+/** Set sliders and numbers to the windows. */
 function showNumbers(windows) {
   for (const input of document.querySelectorAll("#windows [data-window]")) {
     const [name, part] = input.dataset.window.split(" ");

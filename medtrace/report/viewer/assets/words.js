@@ -1,4 +1,4 @@
-// The spot under the crosshair in words.
+// The point under the crosshair in words.
 
 import { difference, length } from "./affine.js";
 import { accountAt } from "./slices.js";
@@ -8,7 +8,7 @@ const SCREEN = [["right", "left"], ["down", "up"]];
 const LEAST = 0.05;
 const SMALL = 0.01;
 
-/** A displacement in RAS mm in words, largest part first: "4.9 mm left, 2.1 mm up". Photographs have pixels. */
+/** A displacement in RAS mm in words, largest part first: "4.9 mm left, 2.1 mm up". Photographs are in pixels. */
 export function directions(moved, photograph = false) {
   const words = photograph ? SCREEN : BODY;
   const unit = photograph ? "px" : "mm";
@@ -27,7 +27,7 @@ export function sentence(viewer) {
   const moved = directions(difference(c.targetMm(target), c.sourceMm(source)), description.photograph);
   const parts = [moved ? `Moved ${moved}.` : "Did not move."];
   const size = c.ddf.jacobian(...target.map(Math.round));
-  if (size <= 0) parts.push("The field folds here: no correspondence holds.");
+  if (size <= 0) parts.push("The field folds here: there is no valid correspondence.");
   else if (Math.abs(1 / size - 1) >= LEAST) parts.push(growth(1 / size, model.is3d));
   parts.push(intensity(viewer, accountAt(model, target, viewer.mapChannel)));
   return parts.join(" ");
@@ -38,7 +38,7 @@ function growth(factor, is3d) {
   return `Tissue here ${factor > 1 ? "grew" : "shrank"} by ${percent} % in ${is3d ? "volume" : "area"}.`;
 }
 
-/** How much of the change in intensity the trace explains by contrast. */
+/** How much of the change in intensity the trace attributes to contrast. */
 function intensity(viewer, account) {
   const { description } = viewer.model;
   const [low, high] = description.windows.image;
@@ -60,7 +60,7 @@ function intensity(viewer, account) {
   return `${told}: ${share} % of the change is contrast; the rest is unexplained.`;
 }
 
-/** The distance of two points of one side in words. */
+/** The distance between two points of one side in words. */
 export function distance(model, side, [from, to]) {
   const c = model.correspondence;
   const mm = (voxel) => (side === "source" ? c.sourceMm(voxel) : c.targetMm(voxel));
