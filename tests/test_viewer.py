@@ -434,7 +434,10 @@ def test_modules_import_only_what_is_there():
     ("call", "message"),
     [
         (lambda path: write_report([], path / "a.html"), "cases: expected at least one"),
-        (lambda path: write_report([ReportCase("a", growing_trace(1.1))] * 2, path / "a.html"), "its own name"),
+        (
+            lambda path: write_report([ReportCase("a", growing_trace(1.1))] * 2, path / "a.html"),
+            "a unique name for each",
+        ),
         (lambda path: write_report(ReportCase("a", growing_trace(1.1)), path / "a.pdf"), "ending in .html"),
         (lambda _: ReportCase("a", growing_trace(1.1), labels=torch.zeros(1, 5, 5)), "the source's grid"),
         (lambda path: report([], path / "a.html"), "folders: expected at least one"),

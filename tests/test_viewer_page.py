@@ -45,14 +45,22 @@ def photograph_trace() -> Trace:
     return Trace.build(image, image, torch.zeros(2, 30, 24), affine=affine)
 
 
+def volume_of_one_slice() -> Trace:
+    image = ball(24, 2)[:, None]
+    ddf = torch.zeros(3, 1, 24, 24)
+    ddf[1], ddf[2] = 0.001, 2
+    return Trace.build(image, image, ddf, inverse_ddf=-ddf, affine=torch.eye(4, dtype=torch.float64))
+
+
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
-    """Three cases: a slice with its target and certificate, a registered volume, a photograph."""
+    """A slice with its target and certificate, a registered volume, a photograph, a volume of one sagittal slice."""
     flat = moved_trace()
     cases = [
         ReportCase("slice", flat, target=flat.image, method="TraceTrans", certificate=CERTIFICATE),
         ReportCase("volume", moved_trace(3, 20), target=ball(20, 3), method="greedy", registration=True),
         ReportCase("photo", photograph_trace(), method="CycleGAN"),
+        ReportCase("one slice", volume_of_one_slice(), method="A method whose name is far longer than a pane is wide"),
     ]
     return write_report(cases, tmp_path_factory.mktemp("page") / "report.html")
 
@@ -112,6 +120,19 @@ def test_pictures_say_what_they_are_and_how_large(page):
     assert [text for text in said["source"] if len(text) == 1] == []
     assert [text for text in said["source"] if text.endswith(" px")]
     assert "RAS" not in page.text_content("#readout")
+
+
+def test_a_volume_of_one_slice_has_no_slices_to_step_through(page):
+    choose(page, 3)
+    assert page.evaluate("[Object.keys(medtrace.model.planes), medtrace.state.planeName]") == [["sagittal"], "sagittal"]
+    assert page.evaluate("medtrace.shown.every((pane) => pane.slider.hidden && !pane.label.textContent)")
+    assert not page.is_visible("#planes") and not page.is_visible(".depth")
+    page.hover("[data-pane=image] canvas")
+    page.mouse.wheel(0, -100)
+    assert page.evaluate("medtrace.state.zoom") > 1
+    said = page.evaluate(WRITTEN)
+    assert {"Synthetic", "Not for clinical use"} <= set(said["image"])
+    assert not re.search(r"-0\.0+\b", page.text_content("#readout"))
 
 
 def test_the_spot_is_told_in_words(page):

@@ -23,7 +23,7 @@ export function arrange(viewer, shown) {
   const three = shown.length > 1 && Boolean(shown[0].planeName);
   const { box, pixelWidth, pixelHeight } = model.planes[viewer.planeNameOf(shown[0])].target;
   const ratio = ((box.right - box.left + 1) * pixelWidth) / ((box.bottom - box.top + 1) * pixelHeight);
-  const chrome = CHROME + (model.is3d ? SLIDER : 0);
+  const chrome = CHROME + (model.hasSlices ? SLIDER : 0);
   const narrow = innerWidth <= NARROW;
   const columns = narrow ? 1 : three ? 3 : columnsFor(shown.length, ratio, place.clientWidth, place.clientHeight, chrome);
   place.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;

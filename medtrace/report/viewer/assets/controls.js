@@ -77,7 +77,7 @@ function caseControls(viewer) {
   const titles = { ...Object.fromEntries(names.map((name) => [name, name])), [THREE]: "all three" };
   buttons("planes", titles, (planeName) => viewer.set({ planeName, alone: null }));
   nameTools(model);
-  document.querySelector(".depth").hidden = !model.is3d;
+  document.querySelector(".depth").hidden = !model.hasSlices;
   const rivals = { warped: "warped source", source: "source" };
   if (model.has("truth")) rivals.truth = "target";
   options("rival", rivals);
@@ -202,10 +202,10 @@ function syncSlider(viewer, pane) {
   const { model } = viewer;
   const planeName = viewer.planeNameOf(pane);
   const plane = model.planes[planeName][pane.side];
-  pane.slider.hidden = !model.is3d;
+  pane.slider.hidden = !model.hasSlices;
   pane.slider.max = plane.slices - 1;
   pane.slider.value = viewer.sliceOf(pane.side, planeName);
-  pane.label.textContent = model.is3d ? `slice ${viewer.sliceOf(pane.side, planeName) + 1} of ${plane.slices}` : "";
+  pane.label.textContent = model.hasSlices ? `slice ${viewer.sliceOf(pane.side, planeName) + 1} of ${plane.slices}` : "";
 }
 
 function syncBar(viewer, range) {

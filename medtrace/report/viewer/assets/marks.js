@@ -5,6 +5,7 @@ import { distance } from "./words.js";
 
 const NICE = [1, 2, 5];
 const LONGEST = 0.3;
+const JOINT = " · ";
 
 /** The longest of 1, 2, 5, 10, ... that is at most `limit`. */
 export function niceLength(limit) {
@@ -55,19 +56,24 @@ export function drawScale(pane, photograph) {
   write(context, `${unit === "cm" ? size / 10 : size} ${unit}`, (left + right) / 2, y - 11, "center", 11);
 }
 
-/** The notice that an image is computed, by what, in which unit; as wide as its pane allows. */
+/** The parts of a line, joined as long as they fit into a width. */
+function wrapped(context, line, width) {
+  const rows = [];
+  for (const part of line.split(JOINT)) {
+    const joined = rows.length ? rows.at(-1) + JOINT + part : part;
+    if (rows.length && context.measureText(joined).width <= width) rows[rows.length - 1] = joined;
+    else rows.push(part);
+  }
+  return rows;
+}
+
+/** The notice that an image is computed, by what, in which unit: above the letter, left of the scale bar. */
 export function drawNotice(pane, lines) {
-  const { context } = pane;
-  const width = pane.size[0];
-  lines.forEach((line, k) => {
-    let size = 12;
-    context.font = `600 ${size}px system-ui, sans-serif`;
-    while (size > 9 && context.measureText(line).width > 0.62 * width) {
-      size -= 1;
-      context.font = `600 ${size}px system-ui, sans-serif`;
-    }
-    write(context, line, 8, pane.size[1] - 12 - 15 * (lines.length - 1 - k), "left", size);
-  });
+  const { context, size: [width, height] } = pane;
+  const size = width < 320 ? 10 : 12;
+  context.font = `600 ${size}px system-ui, sans-serif`;
+  const rows = lines.flatMap((line) => wrapped(context, line, (0.94 - LONGEST) * width));
+  rows.forEach((row, k) => write(context, row, 8, height - 26 - (size + 3) * (rows.length - 1 - k), "left", size));
 }
 
 /** A measured distance, on the panes of its side and slice. */

@@ -16,6 +16,13 @@ export class Model {
     for (const name of Object.keys(description.target.planes)) {
       this.planes[name] = { source: new Plane(this.grids.source, name), target: new Plane(this.grids.target, name) };
     }
+    const lines = Object.keys(this.planes).filter((name) => Object.values(this.planes[name]).every((plane) => plane.isLine));
+    if (lines.length < Object.keys(this.planes).length) for (const name of lines) delete this.planes[name];
+  }
+
+  /** Whether there are slices to step through: a volume of one slice is shown as an image is. */
+  get hasSlices() {
+    return this.is3d && Object.keys(this.planes).length > 1;
   }
 
   get is3d() {

@@ -16,6 +16,11 @@ export class Plane {
     this.pixelArea = crossLength(column(grid.affine, this.horizontal), column(grid.affine, this.vertical));
   }
 
+  /** Whether it has one row or column of pixels. */
+  get isLine() {
+    return Math.min(this.width, this.height) === 1;
+  }
+
   /** The pixels that are shown first, from the first and the last voxel along every axis. */
   boxOf(box) {
     const [low, high] = [0, 1].map((end) => this.toPage(box.map((range) => range[end])));

@@ -65,7 +65,7 @@ class Pointer {
     } else if (start && this.drawing) this.extend(event);
     else if (start && viewer.state.tool === "ruler") this.measure(event);
     else if (start && (event.shiftKey || viewer.state.zoom > 1)) this.pan(event);
-    else if (start && event.pointerType === "touch" && viewer.model.is3d) this.leaf(event);
+    else if (start && event.pointerType === "touch" && viewer.model.hasSlices) this.leaf(event);
     else if (!viewer.state.pinned || start) {
       const voxel = pane.voxelAt(event);
       if (voxel) viewer.point(pane.side, voxel);
@@ -169,14 +169,14 @@ class Pointer {
     const polygon = draft.polygon.map(([u, v]) => [
       Math.min(pane.plane.width - 0.5, Math.max(-0.5, u)), Math.min(pane.plane.height - 0.5, Math.max(-0.5, v)),
     ]);
-    this.onRegion(makeRegion(pane.side, planeName, pane.index, polygon, viewer.model.is3d ? depth : 1));
+    this.onRegion(makeRegion(pane.side, planeName, pane.index, polygon, viewer.model.hasSlices ? depth : 1));
   }
 
   wheel(event) {
     const { viewer, pane } = this;
     if (!viewer.model) return;
     event.preventDefault();
-    if (event.ctrlKey || !viewer.model.is3d) viewer.zoomAt(pane, pane.pageAt(event), event.deltaY < 0 ? 1.15 : 1 / 1.15);
+    if (event.ctrlKey || !viewer.model.hasSlices) viewer.zoomAt(pane, pane.pageAt(event), event.deltaY < 0 ? 1.15 : 1 / 1.15);
     else stepSlice(viewer, pane, event.deltaY < 0 ? 1 : -1);
   }
 }

@@ -3,8 +3,11 @@
 import { difference, length } from "./affine.js";
 import { accountAt } from "./slices.js";
 
-const text = (value, digits = 2) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(digits));
-const unit = (name) => (name ? ` (${name})` : "");
+const text = (value, digits = 2) => {
+  if (value === null || Number.isNaN(value)) return "–";
+  return (Math.abs(value) < 0.5 * 10 ** -digits ? 0 : value).toFixed(digits); // no "-0.0"
+};
+const unit = (name) => (name ? `, ${name}` : "");
 const point = (values, digits) => values.map((value) => text(value, digits)).join(", ");
 
 /** Rows of the table: [key, heading, value]. */

@@ -56,7 +56,7 @@ export class Viewer extends EventTarget {
     this.model = model;
     const { description } = model;
     Object.assign(this.state, {
-      planeName: this.hasPlane(this.state.planeName, model) ? this.state.planeName : "axial",
+      planeName: this.hasPlane(this.state.planeName, model) ? this.state.planeName : Object.keys(model.planes)[0],
       point: model.pair("target", description.start), pinned: false, zoom: 1, anchor: null, draft: null, ruler: null, alone: null,
       channel: this.hasColor(model) || model.channels < 2 ? COLOR : 0,
     });
@@ -148,7 +148,7 @@ export class Viewer extends EventTarget {
   }
 
   hasPlane(name, model = this.model) {
-    return name === THREE ? model.is3d : Boolean(model.planes[name]);
+    return name === THREE ? model.hasSlices : Boolean(model.planes[name]);
   }
 
   /** Zoom about the crosshair; a factor of 0 restores the initial view. */

@@ -38,12 +38,19 @@ function growth(factor, is3d) {
   return `Tissue here ${factor > 1 ? "grew" : "shrank"} by ${percent} % in ${is3d ? "volume" : "area"}.`;
 }
 
+/** " HU" of "CT (HU)"; several units are given with their contrasts. */
+function shortUnit(label) {
+  if (!label) return "";
+  const units = new Set(label.split(", ").map((one) => /\(([^()]+)\)$/.exec(one)?.[1] ?? one));
+  return units.size > 1 ? ` (${label})` : ` ${[...units][0]}`;
+}
+
 /** How much of the change in intensity the trace attributes to contrast. */
 function intensity(viewer, account) {
   const { description } = viewer.model;
   const [low, high] = description.windows.image;
   const { appearance, residual } = account;
-  const unit = description.units.image ? ` ${description.units.image}` : "";
+  const unit = shortUnit(description.units.image);
   if (!description.sameUnit) {
     if (residual === null) return "The source says nothing about its intensity.";
     const amount = Number(Math.abs(residual).toPrecision(2));
