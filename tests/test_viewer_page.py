@@ -126,7 +126,8 @@ def test_a_volume_of_one_slice_has_no_slices_to_step_through(page):
     choose(page, 3)
     assert page.evaluate("[Object.keys(medtrace.model.planes), medtrace.state.planeName]") == [["sagittal"], "sagittal"]
     assert page.evaluate("medtrace.shown.every((pane) => pane.slider.hidden && !pane.label.textContent)")
-    assert not page.is_visible("#planes") and not page.is_visible(".depth")
+    assert not page.is_visible("#planes")
+    assert not page.is_visible(".depth")
     page.hover("[data-pane=image] canvas")
     page.mouse.wheel(0, -100)
     assert page.evaluate("medtrace.state.zoom") > 1

@@ -158,8 +158,8 @@ def _lines(numbers: dict[str, float], registered: Registered) -> list[str]:
     n = numbers
     return [
         "translation: before surgery to after it, by TraceTrans composed",
-        f"  image: mean error {n['image_error']:.0f} against the true scan, in intensities of 0 to 1000; the scan before"
-        f" surgery has {n['image_error_of_the_source']:.0f}",
+        f"  image: mean error {n['image_error']:.0f} against the true scan, in intensities of 0 to 1000; the scan"
+        f" before surgery has {n['image_error_of_the_source']:.0f}",
         f"  field: {n['field_error_mm']:.2f} mm from the truth where tissue moved; a zero field is"
         f" {n['field_error_of_no_field_mm']:.2f} mm from it",
         f"registration: a healthy head to one with a lesion, by MetaRegNet: {registered.verdict.grade}",
