@@ -78,6 +78,13 @@ def finish(*args, **kwargs):
     return process.exitcode
 
 
+def killed_and_resumed(method, folder, moment, **settings):
+    """What is left of a training that was killed at a moment and then resumed."""
+    assert finish(method, folder, moment, **settings) == -signal.SIGKILL
+    assert finish(method, folder, resume=True, **settings) == 0
+    return ending(folder)
+
+
 def _at_call(owner, name, count, number, before=True, when=lambda *_: True):
     """Get a signal at the given call, of those that `when` is true of, before or after it is done."""
     original, calls = getattr(owner, name), [0]

@@ -58,7 +58,7 @@ def velocity(shape, amplitude=2.0, seed=0):
 # --- measures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(20, 18), (12, 11, 10)])
+@pytest.mark.parametrize("shape", [(20, 18), pytest.param((12, 11, 10), marks=pytest.mark.slow)])
 def test_a_moved_voxel_is_the_largest_jump(shape):
     ddf = velocity(shape)
     quiet = measure.largest_jump(ddf)

@@ -199,7 +199,10 @@ class TestKeys:
             *(1, 1.5, True, None, b"_target_", ("a",)),
         ],
     )
-    @pytest.mark.parametrize("value", ["debug", [], {}, None, False, {"a": [1]}])
+    @pytest.mark.parametrize(
+        "value",
+        ["debug", {"a": [1]}, *(pytest.param(value, marks=pytest.mark.slow) for value in ([], {}, None, False))],
+    )
     def test_what_is_not_known_to_be_data_is_code(self, key, value):
         for config in (
             config_with(("train#dataset", {key: value})),

@@ -153,6 +153,7 @@ def test_translate_finds_the_batch_of_slices(tmp_path, monkeypatch):
     assert torch.equal(trace.image, expected.image)
 
 
+@pytest.mark.slow
 def test_translate_finds_the_patch(tmp_path, monkeypatch):
     settings = {"training.max_epochs": 1, "spatial_dims": 3, "data.spatial_shape": [16, 16, 16]}
     run = train("tracetrans", out=tmp_path / "run", presets=SMOKE, settings=settings, device="cpu")

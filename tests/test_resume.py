@@ -1,12 +1,11 @@
-"""A training that was killed and resumed ends bit for bit as one that ran through."""
+"""A training that was killed and resumed ends bit for bit as an uninterrupted one; test_signals.py has a short test."""
 
 import random
-import signal
 import time
 
 import pytest
 
-from tests.interrupted_training import METHODS, differences, ending, finish, start
+from tests.interrupted_training import METHODS, differences, ending, finish, killed_and_resumed, start
 
 MOMENTS = {
     "in a forward pass": ("forward", 9),
@@ -24,27 +23,6 @@ MOMENTS = {
     "when the run has its record": ("record", 1),
     "before the weights of the run have their name": ("weights", 1),
 }
-
-
-def killed_and_resumed(method, folder, moment, **settings):
-    assert finish(method, folder, moment, **settings) == -signal.SIGKILL
-    assert finish(method, folder, resume=True, **settings) == 0
-    return ending(folder)
-
-
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param("in a forward pass", marks=pytest.mark.slow),
-        "while writing a checkpoint",
-        pytest.param("before the weights of the run have their name", marks=pytest.mark.slow),
-    ],
-)
-def test_killed_and_resumed_is_uninterrupted(moment, uninterrupted, tmp_path):
-    expected = uninterrupted("reggan")
-    assert expected["epochs"] == ["1", "2", "3"]
-    assert any("pools" in name for name in expected)
-    assert differences(expected, killed_and_resumed("reggan", tmp_path, MOMENTS[moment])) == []
 
 
 @pytest.mark.slow

@@ -284,7 +284,7 @@ def test_compared_channels():
             check_registered(wrong, 3)
 
 
-@pytest.mark.parametrize("method", ["tracetrans", "plasticine"])
+@pytest.mark.parametrize("method", ["tracetrans", pytest.param("plasticine", marks=pytest.mark.slow)])
 def test_registration_streams_train_on_several_sources(runs, tmp_path, method):
     small = {
         "tracetrans": {

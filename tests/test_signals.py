@@ -12,7 +12,7 @@ import torch
 
 from medtrace.engines.checkpoint import WITHIN_EPOCH
 from medtrace.engines.runs import read_run
-from tests.interrupted_training import METHODS, differences, ending, finish
+from tests.interrupted_training import METHODS, differences, ending, finish, killed_and_resumed
 
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = {
@@ -45,6 +45,14 @@ def test_stopped_and_resumed_is_uninterrupted(moment, number, uninterrupted, tmp
     assert (
         differences(uninterrupted("reggan"), stopped_and_resumed("reggan", tmp_path, (*MOMENTS[moment], number))) == []
     )
+
+
+def test_killed_while_writing_and_resumed_is_uninterrupted(uninterrupted, tmp_path):
+    """Here, where the processes are warm; test_resume.py kills at every moment."""
+    expected = uninterrupted("reggan")
+    assert expected["epochs"] == ["1", "2", "3"]
+    assert any("pools" in name for name in expected)
+    assert differences(expected, killed_and_resumed("reggan", tmp_path, ("writing", 2))) == []
 
 
 @pytest.mark.slow

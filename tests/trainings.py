@@ -37,7 +37,6 @@ ONE_OF_A_KIND = (
     "stargan_v2",
     "tracetrans",
     "tracetrans_composed",
-    "two_stage",
     "unet",
     "unsb",
 )
