@@ -98,6 +98,9 @@ def test_the_two_halves_are_one_number_where_voxels_only_change_places():
 def test_papers_settings_and_what_is_refused():
     settings = GcGANMethod.settings_type()
     assert (settings.motion, settings.geometry_weight, settings.optimizer.learning_rate) == ("quarter_turn", 20, 2e-4)
+    presets = ("default", "full", "gpu")
+    weights = {name: resolve(type(settings), ("tracebench", name)).geometry_weight for name in presets}
+    assert weights == {"default": 2, "full": 20, "gpu": 20}
     with pytest.raises(ValueError, match="motion: input should be 'quarter_turn', 'flip' or 'deformation'"):
         resolve(GcGANMethod.settings_type, (), {"motion": "shear"})
     with pytest.raises(ValueError, match="motion: expected one of"):

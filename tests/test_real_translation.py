@@ -332,7 +332,7 @@ def test_translations_to_t1_are_scored_by_their_labels(folder, structures, tmp_p
     assert f"| {real_labels.COARSE} |" in text
 
 
-TOO_SHORT = ("dualgan", "gcgan", "palette", "plasticine")
+TOO_SHORT = ("dualgan", "palette", "plasticine")
 """Methods that 224 steps do not teach to translate a T1 to a T2; docs/results/real_translation.md has their errors."""
 
 

@@ -9,6 +9,8 @@ from medtrace.methods.common.unpaired_settings import PooledSettings, unpaired_p
 from medtrace.methods.gcgan.motion import MotionName
 from medtrace.methods.settings import NonNegative, Positive, Preset
 
+_PRESETS = unpaired_presets(paper={"geometry_weight": 20.0})
+
 
 class GcGANSettings(PooledSettings):
     """See `PooledSettings`, of which these differ."""
@@ -21,4 +23,9 @@ class GcGANSettings(PooledSettings):
     """Voxels between the deformation's control points."""
     geometry_weight: NonNegative = 20.0
 
-    presets: ClassVar[Mapping[str, Preset]] = unpaired_presets()
+    presets: ClassVar[Mapping[str, Preset]] = {
+        **_PRESETS,
+        # With 20, narrow networks saturate: an image of two values, white on black, commutes with every motion.
+        "default": {**_PRESETS["default"], "geometry_weight": 2.0},
+        "tracebench": {**_PRESETS["tracebench"], "geometry_weight": 2.0},
+    }
