@@ -235,13 +235,16 @@ def test_no_size_needs_to_be_scrolled_sideways(page, size):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_paper_has_undistorted_pictures(page):
+def test_paper_has_undistorted_pictures_and_black_text(page):
     page.emulate_media(media="print")
     page.wait_for_timeout(150)
     assert page.is_hidden(".tools")
     assert page.evaluate("getComputedStyle(medtrace.panes.source.canvas).objectFit") == "contain"
     corner = page.evaluate("[...medtrace.panes.map.context.getImageData(1, 1, 1, 1).data]")
     assert corner == [0, 0, 0, 255]  # paper does not show through
+    for scheme in ("light", "dark"):
+        page.emulate_media(media="print", color_scheme=scheme)
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
 
 
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
