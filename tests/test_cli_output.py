@@ -61,6 +61,16 @@ def test_every_command_has_the_options_of_output(command):
     assert [name for name in ("--quiet", "--verbose", "--log-file", "--json") if name not in output] == []
 
 
+def test_they_may_come_before_the_command(tmp_path):
+    log = tmp_path / "log.txt"
+    assert json.loads(run("--json", "--log-file", log, "methods").stdout)["command"] == "methods"
+    assert log.is_file()
+    for wrong in (["--quiet"], ["--quiet", "nothing"], ["--full", "bench"], ["--log-file"]):
+        result = run(*wrong)
+        assert result.exit_code == 2
+        assert "No such option" in result.output
+
+
 def test_json_is_all_that_stdout_has_and_says_how_it_ended(tmp_path):
     done = run("certify", tmp_path / "none", "--json")
     (line,) = done.stdout.splitlines()

@@ -17,7 +17,7 @@ from medtrace import __version__
 from medtrace.cli.errors import NOT_PARSED, one_line_errors
 from medtrace.cli.help import HelpedCommand, help_width, write_groups
 from medtrace.cli.language import in_options, words_of
-from medtrace.cli.output import COMMON, output_of, told_of_progress
+from medtrace.cli.output import COMMON, COMMON_NAMES, output_of, told_of_progress
 from medtrace.cli.paths import as_given
 from medtrace.storage.reservations import NEW_OR_EMPTY, replacing
 
@@ -41,14 +41,30 @@ class OneLineGroup(TyperGroup):
         return super().make_context(info_name, args, parent, **{"max_content_width": help_width(), **extra})
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Like the parser's, with errors in one line."""
+        """Like the parser's, with errors in one line; every command's options may also come before its name."""
         with _in_one_line():
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, _command_first(args, self.commands))
 
     def invoke(self, ctx: Any) -> Any:
         """Likewise."""
         with _in_one_line():
             return super().invoke(ctx)
+
+
+def _command_first(arguments: Sequence[str], commands: Mapping[str, Any]) -> list[str]:
+    """`--quiet bench` as `bench --quiet`, for the options that every command has.
+
+    Example:
+        >>> _command_first(["-q", "--log-file", "a.txt", "bench", "--full"], {"bench": None})
+        ['bench', '-q', '--log-file', 'a.txt', '--full']
+    """
+    rest = list(arguments)
+    before: list[str] = []
+    while rest and rest[0].partition("=")[0] in COMMON_NAMES:
+        takes_next = rest[0] == "--log-file"
+        before += rest[: 1 + takes_next]
+        del rest[: 1 + takes_next]
+    return [rest[0], *before, *rest[1:]] if before and rest and rest[0] in commands else list(arguments)
 
 
 @contextmanager
