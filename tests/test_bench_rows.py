@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from monai.data import MetaTensor
+from rich.console import Console
 
 from medtrace.evaluation.bench import STUDIES
 from medtrace.evaluation.bench.rivals import OPTIONAL, tracer_by
@@ -13,6 +14,7 @@ from medtrace.evaluation.bench.stored import StoredRow, path_of, read_row, store
 from medtrace.evaluation.traceability import TraceabilityTable
 from medtrace.metrics import CaseTable
 from medtrace.workflows.bench import bench
+from medtrace.workflows.scoring.trained import trained_row
 
 STUDY = STUDIES["postop"]["methods"]
 CONTROL = "identity (zero field)"
@@ -156,3 +158,13 @@ def test_a_classical_field_makes_a_trace_of_every_pair():
     traces = tracer_by(shift)(batch)
     assert seen == [2.0, 2.0]
     torch.testing.assert_close(traces[1].warped[:, :-1, :-1], images[1][:, 1:, 1:])
+
+
+def test_a_training_of_other_settings_is_not_taken_for_the_rows(tmp_path):
+    how = {"presets": ("tracebench", "smoke"), "console": Console(quiet=True), "device": "cpu"}
+    run = trained_row("U-Net", "unet", tmp_path / "run", settings={"training.seed": 1}, **how)
+    before = (run / "training.json").read_bytes()
+    assert trained_row("U-Net", "unet", run, settings={"training.seed": 1}, **how) == run
+    with pytest.raises(ValueError, match=r"trained with other settings \(training.seed=1 in place of 2\); remove it"):
+        trained_row("U-Net", "unet", run, settings={"training.seed": 2}, **how)
+    assert (run / "training.json").read_bytes() == before

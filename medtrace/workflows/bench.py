@@ -59,7 +59,8 @@ def bench(
         study: one of `STUDIES[task]`; by default the first.
         out: receives `runs/` and, in `<study>/` (of other tasks than `postop` in `<task>/<study>/`), `results.json`,
             `table.md`, per-case CSVs, `figures/` and `traces/`. Runs of the same setting and seed found there are
-            reused, even after a change of the code; each row of `results.json` reports the commit that trained it.
+            reused, even after a change of the code; each row of `results.json` reports the commit that trained it. One
+            with other settings is refused.
         seed: seed of data and training.
         device: by default CUDA if available.
         progress: show bars and the table.

@@ -12,11 +12,14 @@ import torch
 from rich.console import Console
 
 import medtrace
+from medtrace.engines.runs import read_run
 from medtrace.evaluation.bench.machine import commit
 from medtrace.evaluation.bench.running import DONE
+from medtrace.methods import MethodSettings, method_class, resolve
 from medtrace.storage.files import remove_content, write_json
 from medtrace.storage.reservations import locked
 from medtrace.workflows.train import train
+from medtrace.workflows.training.resuming import flat_settings
 
 
 def trained_row(
@@ -46,8 +49,13 @@ def trained_row(
 
     Returns:
         The run folder.
+
+    Raises:
+        ValueError: if it holds a finished training of other settings; those of a prepared dataset are not compared.
     """
     if (run / DONE).is_file():
+        if dataset is None:
+            _check_settings(run, resolve(method_class(method).settings_type, tuple(presets), settings))
         console.print(f"{row}: trained before, in {run}")
         return run
     begun = resume and (run / "run.json").is_file()
@@ -62,6 +70,20 @@ def trained_row(
     done = {"seconds": seconds, "processor_seconds": spent, "threads": torch.get_num_threads()}
     write_json(run / DONE, {**done, "commit": commit(), "medtrace": medtrace.__version__})
     return run
+
+
+def _check_settings(run: Path, expected: MethodSettings) -> None:
+    found, wanted = flat_settings(read_run(run).settings), flat_settings(expected)
+    others = [
+        f"{name}={found.get(name)} in place of {wanted.get(name)}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if others:
+        listed = ", ".join(others[:3]) + (", ..." if others[3:] else "")
+        raise ValueError(
+            f"{run}: was trained with other settings ({listed}); remove it to train again, or use another --out"
+        )
 
 
 def _processor_seconds() -> float:
