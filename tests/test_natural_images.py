@@ -210,7 +210,7 @@ def test_a_float_natural_image_comes_back_as_float_and_what_is_clipped_is_said(t
 def test_a_natural_image_of_another_depth_is_refused(tmp_path):
     Image.fromarray(np.round(blob(0) * 255).astype(np.uint8)).save(tmp_path / "scan.png")
     run = natural_image_run(tmp_path / "run", (0, 4095), "uint16")
-    with pytest.raises(ValueError, match=r"scan.png: is a 8-bit natural image, but .* was trained on 16-bit ones"):
+    with pytest.raises(ValueError, match=r"scan.png: its natural image is 8-bit, but .* was trained on 16-bit ones"):
         translate(run, tmp_path / "scan.png", tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 

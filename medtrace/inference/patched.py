@@ -58,7 +58,7 @@ def patches_for(
 def taking_patches(
     method: Method, inferer: PatchInferer | None, progress: Callable[[int, int], Any] | None = None
 ) -> Iterator[None]:
-    """Let an method take volumes to its networks in patches for a while."""
+    """Let a method take volumes to its networks in patches for a while."""
     if inferer is not None:
         inferer.progress = progress
     before, method.inferer = method.inferer, inferer

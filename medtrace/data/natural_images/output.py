@@ -26,7 +26,7 @@ def matching_depth(path: Path, image: MetaTensor, preparation: Preparation, run:
     depth = Depth.of(str(code))
     if preparation.depth is not None and preparation.depth != depth.code:
         raise ValueError(
-            f"{path}: is a {depth} natural image, but {run} was trained on {Depth.of(preparation.depth)} ones;"
+            f"{path}: its natural image is {depth}, but {run} was trained on {Depth.of(preparation.depth)} ones;"
             f" convert it to"
             " their depth and range of values"
         )
