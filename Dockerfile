@@ -12,6 +12,8 @@ RUN pip install --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
     && useradd --create-home --uid 1000 medtrace
 
 USER 1000
+RUN medtrace doctor --compile \
+    && chmod -R a+rwX "$NUMBA_CACHE_DIR"
 WORKDIR /work
 ENTRYPOINT ["medtrace"]
 CMD ["--help"]

@@ -20,6 +20,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) -e '.[bench]'
+	$(BIN)/medtrace doctor --compile --quiet > $(VENV)/doctor.txt
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed

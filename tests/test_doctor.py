@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
@@ -134,3 +136,23 @@ def test_report_aligns_values_and_marks_what_is_missing():
     assert {line.index(value) for line, value in zip((lines[1], lines[2], lines[5]), "123")} == {15}
     assert lines[-1].startswith("- marks")
     assert "- marks" not in report({"one": [Finding("a", "1")]})
+
+
+def test_hot_operations_are_compiled_in_advance(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor", "--compile", "--json"])
+    assert caught.value.code == 0
+    assert json.loads(capsys.readouterr().out)["result"]["compile_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_what_was_compiled_in_advance_is_not_compiled_again(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "medtrace", "doctor", "--compile", "--quiet"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    kept = sorted(tmp_path.rglob("*.nbc"))
+    assert len(kept) >= 50
+    times = [file.stat().st_mtime_ns for file in kept]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert sorted(tmp_path.rglob("*.nbc")) == kept
+    assert [file.stat().st_mtime_ns for file in kept] == times

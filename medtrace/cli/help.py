@@ -103,7 +103,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("how two differ", "runs runs/a runs/b --compare"),
     ),
     "demo": (("two scans, two traces, one page", "demo --out medtrace_demo"),),
-    "doctor": (("devices, versions, speed", "doctor"),),
+    "doctor": (
+        ("devices, versions, speed", "doctor"),
+        ("compile once, in a container or on a cluster", "doctor --compile"),
+    ),
 }
 """Command → (what it does, the line behind `medtrace`)."""
 

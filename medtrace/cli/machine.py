@@ -70,7 +70,16 @@ def _facts(state: Any) -> dict[str, Any]:
 
 
 @command("doctor")
-def doctor() -> None:
+def doctor(
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the hot operations now and keep the result, so that no later command has to: two minutes of"
+            " one core, once per installation.",
+        ),
+    ] = False,
+) -> None:
     """Show devices, versions, threads and which versions of the hot operations run.
 
     Exits with 1 where a required package is not installed.
@@ -83,6 +92,13 @@ def doctor() -> None:
     tell(report(sections))
     if any(finding.missing for finding in sections["packages"]):
         raise typer.Exit(USER_ERROR)
+    if compile_:
+        from medtrace.workflows.compiling import compile_operations
+
+        note("medtrace: compiling the hot operations; two minutes, if that was not done before")
+        seconds = compile_operations()
+        give({"compile_seconds": seconds})
+        tell(f"hot operations compiled in {seconds:.0f} s")
 
 
 @command("demo", new_folder=True)
