@@ -56,6 +56,7 @@ def test_a_perfect_translation_has_no_error_and_no_drift():
     assert values["drift_mm"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_values_of_a_translation_by_hand():
     case = cases("0")[0]
     target, head = case["target"].as_tensor(), case["head"].as_tensor()

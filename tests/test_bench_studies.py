@@ -29,6 +29,7 @@ def out(tmp_path_factory):
     return tmp_path_factory.mktemp("bench")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "study", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("alpha", "gamma", "ablation"))]
 )

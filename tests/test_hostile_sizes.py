@@ -27,7 +27,7 @@ LARGE = [
     ("tracetrans", "discriminator_layers", 10**5),
     ("metaregnet", "channels", [10**9]),
     ("plasticine", "estimator.residual_blocks", 10**18),
-    ("reggan", "networks.cyclegan.num_blocks", 10**9),
+    pytest.param("reggan", "networks.cyclegan.num_blocks", 10**9, marks=pytest.mark.slow),
 ]
 
 

@@ -263,6 +263,7 @@ def test_transforms_of_torch_func_still_work():
     torch.testing.assert_close(gradient, torch.autograd.grad(warp(image, leaf).sum(), leaf)[0])
 
 
+@pytest.mark.slow
 def test_operators_pass_torchs_own_checks():
     from medtrace.kernels import inversion, jacobian
     from medtrace.kernels import warp as operators

@@ -110,6 +110,7 @@ def error(run, folder, out):
     return float(np.abs(trace.image[0].numpy() - truth)[..., inside].mean()), trace
 
 
+@pytest.mark.slow
 def test_what_the_neighbor_alone_knows_is_learned_with_it(runs, tmp_path):
     alone, _ = error("alone", runs, tmp_path / "alone")
     beside, trace = error("beside", runs, tmp_path / "beside")

@@ -181,7 +181,7 @@ def test_splits_share_no_subject():
             assert not torch.equal(images[first], images[second])
 
 
-@pytest.mark.parametrize("shape", [(40, 56), (24, 28, 20)])
+@pytest.mark.parametrize("shape", [(40, 56), pytest.param((24, 28, 20), marks=pytest.mark.slow)])
 def test_shapes_affine_and_collation(shape):
     data = TraceBench(spatial_shape=shape, cases=2)
     dims = len(shape)

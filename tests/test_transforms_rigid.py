@@ -406,7 +406,7 @@ def templates():
     [
         ("t1", [5, -9, 12], [12, -8, 15]),
         pytest.param("t1", [-15, 10, -15], [-20, 14, -18], marks=pytest.mark.slow),
-        ("gm", [-8, 6, -5], [-10, 12, 8]),
+        pytest.param("gm", [-8, 6, -5], [-10, 12, 8], marks=pytest.mark.slow),
     ],
 )
 def test_template_moved(templates, contrast, degrees, shift):

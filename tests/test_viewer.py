@@ -123,7 +123,7 @@ def reading(page, key: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)]
 
 
-@pytest.mark.parametrize("pane", ["source", "image"])
+@pytest.mark.parametrize("pane", ["source", pytest.param("image", marks=pytest.mark.slow)])
 def test_click_shows_the_true_corresponding_point(open_page, pane):
     case, trace = postop_case()
     field = case["inverse_ddf" if pane == "source" else "ddf"]
@@ -204,6 +204,7 @@ def test_channels_and_windows_are_chosen(open_page):
     page = open_page(ReportCase("two channels", trace), ReportCase("one", growing_trace(1.1)))
     assert page.locator("#channel option").count() == 2
     gray = """() => {
+        medtrace.draw(); // not at the next frame
         const pane = medtrace.panes.source;
         return pane.context.getImageData(...pane.voxelToScreen([5, 5, 0]).map(Math.round), 1, 1).data[0];
     }"""
