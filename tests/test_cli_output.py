@@ -65,6 +65,9 @@ def test_they_may_come_before_the_command(tmp_path):
     log = tmp_path / "log.txt"
     assert json.loads(run("--json", "--log-file", log, "methods").stdout)["command"] == "methods"
     assert log.is_file()
+    joined = tmp_path / "joined.txt"
+    assert run("-q", f"--log-file={joined}", "methods").exit_code == 0
+    assert joined.is_file()
     for wrong in (["--quiet"], ["--quiet", "nothing"], ["--full", "bench"], ["--log-file"]):
         result = run(*wrong)
         assert result.exit_code == 2

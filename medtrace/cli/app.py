@@ -17,7 +17,7 @@ from medtrace import __version__
 from medtrace.cli.errors import NOT_PARSED, one_line_errors
 from medtrace.cli.help import HelpedCommand, help_width, write_groups
 from medtrace.cli.language import in_options, words_of
-from medtrace.cli.output import COMMON, COMMON_NAMES, output_of, told_of_progress
+from medtrace.cli.output import COMMON, output_of, told_of_progress
 from medtrace.cli.paths import as_given
 from medtrace.storage.reservations import NEW_OR_EMPTY, replacing
 
@@ -52,18 +52,15 @@ class OneLineGroup(TyperGroup):
 
 
 def _command_first(arguments: Sequence[str], commands: Mapping[str, Any]) -> list[str]:
-    """`--quiet bench` as `bench --quiet`, for the options that every command has.
-
-    Example:
-        >>> _command_first(["-q", "--log-file", "a.txt", "bench", "--full"], {"bench": None})
-        ['bench', '-q', '--log-file', 'a.txt', '--full']
-    """
+    """`--quiet bench` as `bench --quiet`, for the options that every command has."""
+    options = [option for option in next(iter(commands.values())).params if option.name in COMMON]
+    flags = {name: option.is_flag for option in options for name in option.opts}
     rest = list(arguments)
     before: list[str] = []
-    while rest and rest[0].partition("=")[0] in COMMON_NAMES:
-        takes_next = rest[0] == "--log-file"
-        before += rest[: 1 + takes_next]
-        del rest[: 1 + takes_next]
+    while rest and (name := rest[0].partition("=")[0]) in flags:
+        words = 1 if flags[name] or "=" in rest[0] else 2
+        before += rest[:words]
+        del rest[:words]
     return [rest[0], *before, *rest[1:]] if before and rest and rest[0] in commands else list(arguments)
 
 

@@ -37,8 +37,6 @@ COMMON: Mapping[str, tuple[Any, Any]] = {
     "json_": (Json, False),
 }
 """Options that every command has: name → (type, default)."""
-COMMON_NAMES = frozenset({"--quiet", "-q", "--verbose", "-v", "--log-file", "--json"})
-"""Their names as typed."""
 
 
 @dataclass
