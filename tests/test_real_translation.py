@@ -187,7 +187,8 @@ def test_a_page_says_whether_patch_ridge_is_beaten(tmp_path):
         (tmp_path / "rows" / f"{row.replace(' ', '-')}.json").write_text(text)
     text = write_page(tmp_path, [], ["a head: why"]).read_text()
     assert "MAE 4.5 against 5.5: better; SSIM 0.6 against 0.7: worse. n = 2 slices of 1 person." in text
-    assert "-1.00 [-1.00, -1.00]" in text
+    assert "| MAE, 0-255 | unet | patch ridge | -1 [-1, -1] | 100% | – | 0.5 | 2 |" in text
+    assert "| SSIM | unet | patch ridge | -0.1 [-0.1, -0.1] | 0% |" in text
     assert "Left out: a head: why." in text
     assert "Not trained yet: tracetrans, pix2pix, reggan, cyclegan." in text
 

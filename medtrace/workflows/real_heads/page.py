@@ -13,6 +13,8 @@ from medtrace.evaluation.cheap_rows import RIDGE
 from medtrace.evaluation.real.heads import TEST, VALIDATION, Head
 from medtrace.evaluation.real.scores import MAE, SSIM, UNITS, interval
 from medtrace.evaluation.real.tasks import DROPPED, LABELS, TASKS, RealTask
+from medtrace.evaluation.verdicts import comparison_table
+from medtrace.metrics.paired import compare_paired
 from medtrace.storage.files import atomic_write
 from medtrace.workflows.real_heads.figures import FIGURES, figure_name
 from medtrace.workflows.real_heads.labels import COARSE, SCORES, mean_dice
@@ -26,8 +28,6 @@ HEADINGS = (
     "SSIM [95 %]",
     "MAE in units",
     "validation head: MAE, SSIM",
-    "MAE minus patch ridge [95 %]",
-    "SSIM minus patch ridge [95 %]",
     "CPU s",
 )
 INTRO = f"""# Translation of real heads
@@ -56,6 +56,9 @@ more seeds.
 - *Numbers.* Over the target's foreground. *MAE 0-255* on the network's scale; *in units* on that of the mean training
   scan, to which both images are brought by one curve (MR intensities have no unit of their own, and a scan's own scale
   cannot be known from another contrast).
+- *Row beside row*: under each table, slice by slice, every row beside patch ridge and every learned one beside the best
+  of them: mean difference with the interval of a paired bootstrap, how often the row is better, Cohen's d of paired
+  differences (above 0: the row is better), Wilcoxon's p.
 - *Intervals* are 95 % bootstrap intervals over the {SLICES} slices of one person: n is {SLICES} slices and **1 person**
   per table. They say nothing about other persons. Trainings are averaged slice by slice.
 - *CPU s* is processor time of one thread on a machine that did other work too, training and start included. The
@@ -85,7 +88,15 @@ def write_page(out: Path, heads: Sequence[Head], left: Sequence[str]) -> Path:
         for person in TEST:
             chosen = [row for row in rows if (row["task"], row["person"]) == (task.name, person)]
             if any(row["row"] not in CHEAP for row in chosen):
-                parts += [f"## {task.title}, {person}", "", *_table(chosen), "", *_verdicts(chosen), ""]
+                parts += [
+                    f"## {task.title}, {person}",
+                    "",
+                    *_table(chosen),
+                    "",
+                    *_verdicts(chosen),
+                    "",
+                    *_paired(chosen),
+                ]
                 parts += _untrained(task, chosen)
                 parts += _figures(out, task, person)
             elif chosen:
@@ -113,7 +124,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for name in order:
         trained = [row for row in rows if _label(row) == name]
         first = trained[0]
-        ridge = next((row for row in rows if (row["row"], row["missing"]) == (RIDGE, first["missing"])), None)
         cells = [
             name,
             "-" if first["row"] in CHEAP else str(len(trained)),
@@ -125,11 +135,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 for name, digits in ((MAE, 2), (SSIM, 3))
             ),
         ]
-        for column, digits in ((MAE, 2), (SSIM, 3)):
-            if ridge is None or first["row"] == RIDGE:
-                cells.append("")
-            else:
-                cells.append(_cell(_slices(trained, column) - np.array(ridge["cases"][column]), digits, signed=True))
         cells.append(f"{np.mean([row['cpu_seconds'] for row in trained]):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -156,6 +161,25 @@ def _verdict(rows: Sequence[Mapping[str, Any]], missing: str) -> list[str]:
         parts.append(f"{name} {own:.3g} against {other:.3g}: {'better' if won else 'worse'}")
     cases = len(rows[0]["names"])
     return [f"Best learned method: {best}; beside {ridge} {'; '.join(parts)}. n = {cases} slices of 1 person."]
+
+
+def _paired(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows beside patch ridge, and learned rows beside the best of them, slice by slice; with the same sources each."""
+    found = {}
+    for missing in dict.fromkeys(row["missing"] for row in rows):
+        learned = {_label(row): row["row"] not in CHEAP for row in rows if row["missing"] == missing}
+        ridge = label_of(RIDGE, missing)
+        for column, measure in ((MAE, "MAE, 0-255"), (SSIM, "SSIM")):
+            larger = column == SSIM
+            order = sorted(learned, key=lambda name: _mean(rows, name, column), reverse=larger)
+            best = next((name for name in order if learned[name]), "")
+            pairs = [(name, ridge) for name in order if ridge in learned and name != ridge]
+            pairs += [(name, best) for name in order if learned[name] and name != best]
+            for pair in pairs:
+                values = [_slices([row for row in rows if _label(row) == name], column) for name in pair]
+                found[measure, *pair] = compare_paired(*values, larger_is_better=larger)
+    table = comparison_table(found, counted="slices")
+    return [table] if table else []
 
 
 def _untrained(task: RealTask, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -223,7 +247,6 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str, column: str) -> float:
     return float(_slices([row for row in rows if _label(row) == name], column).mean())
 
 
-def _cell(values: np.ndarray, digits: int, signed: bool = False) -> str:
+def _cell(values: np.ndarray, digits: int) -> str:
     low, high = interval(values.tolist())
-    sign = "+" if signed else ""
-    return f"{values.mean():{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    return f"{values.mean():.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
