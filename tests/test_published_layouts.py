@@ -159,12 +159,20 @@ def test_brats_of_which_some_lack_a_contrast(tmp_path, caplog):
     assert lacking.sources[1] is None
 
 
-@pytest.mark.parametrize(("task", "source"), [("Task1/brain/1BA001", "MR"), ("Task2/pelvis/2PC004", "CBCT")])
-def test_synthrad(tmp_path, task, source):
-    touch(tmp_path, *(f"{task}/{name}.nii.gz" for name in (source.lower(), "ct", "mask")))
+@pytest.mark.parametrize(
+    ("case", "source", "ending"),
+    [
+        ("Task1/brain/1BA001", "MR", ".nii.gz"),
+        ("Task2/pelvis/2PC004", "CBCT", ".nii.gz"),
+        ("Task1/HN/1HNA001", "MR", ".mha"),
+        ("Task2/TH/2THE103", "CBCT", ".mha"),
+    ],
+)
+def test_synthrad(tmp_path, case, source, ending):
+    touch(tmp_path, *(f"{case}/{name}{ending}" for name in (source.lower(), "ct", "mask")))
     (pair,) = read_layout(tmp_path).pairs
     assert (pair.contrast, pair.target_contrast) == (source, "CT")
-    assert pair.mask == tmp_path / task / "mask.nii.gz"
+    assert pair.mask == tmp_path / case / f"mask{ending}"
 
 
 def test_acdc_pairs_end_diastole_with_end_systole(tmp_path):

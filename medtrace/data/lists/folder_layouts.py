@@ -1,4 +1,4 @@
-"""Layouts of published data sets that their folders tell: BIDS, BraTS, SynthRAD2023, ACDC, 3D-IRCADb, nnU-Net."""
+"""Layouts of published data sets that their folders tell: BIDS, BraTS, SynthRAD, ACDC, 3D-IRCADb, nnU-Net."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from medtrace.guard.volume_files import VOLUMES
 _NIFTI = (".nii.gz", ".nii")
 _BRATS = re.compile(r"(Brats18_|BraTS2021_).+")
 _BRATS_CONTRASTS = ("t1", "t1ce", "t2", "flair")
-_SYNTHRAD = re.compile(r"[12](BA|BB|BC|PA|PB|PC)\d{3}")
+_SYNTHRAD = re.compile(r"[12]([BP][A-C]|(AB|HN|TH)[A-E])\d{3}")
+"""Task, region (brain, pelvis; abdomen, head and neck, thorax), center, number."""
+_MEDICAL = (*_NIFTI, ".mha")
 _SYNTHRAD_CONTRASTS = {"mr": "MR", "cbct": "CBCT", "ct": "CT"}
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -112,17 +114,18 @@ def read_brats(place: Path) -> list[Study]:
 
 
 def is_synthrad(place: Path) -> bool:
-    """Whether a folder holds cases of SynthRAD2023: 1BA001 with ct and mr or cbct."""
-    return any(_image(folder, "mr") or _image(folder, "cbct") for folder in _folders(place, _SYNTHRAD, 3))
+    """Whether a folder holds cases of SynthRAD: 1BA001 or 1HNA001 with ct and mr or cbct."""
+    return any(_image(folder, name, _MEDICAL) for folder in _folders(place, _SYNTHRAD, 3) for name in ("mr", "cbct"))
 
 
 def read_synthrad(place: Path) -> list[Study]:
-    """`[Task1/brain/]1BA001/{mr,cbct,ct,mask}.nii.gz`; contrasts MR, CBCT, CT, and the outline of the body as mask."""
+    """`[Task1/brain/]1BA001/{mr,cbct,ct,mask}.nii.gz` of 2023, `[Task1/HN/]1HNA001/{mr,cbct,ct,mask}.mha` of 2025;
+    contrasts MR, CBCT, CT, and the outline of the body as mask."""
     studies = []
     for folder in _folders(place, _SYNTHRAD, 3):
-        result = {contrast: _image(folder, name) for name, contrast in _SYNTHRAD_CONTRASTS.items()}
+        result = {contrast: _image(folder, name, _MEDICAL) for name, contrast in _SYNTHRAD_CONTRASTS.items()}
         images = {contrast: path for contrast, path in result.items() if path is not None}
-        studies.append(Study(folder.name, images, mask=_image(folder, "mask"), origin=str(folder)))
+        studies.append(Study(folder.name, images, mask=_image(folder, "mask", _MEDICAL), origin=str(folder)))
     return studies
 
 

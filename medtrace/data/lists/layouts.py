@@ -119,7 +119,7 @@ LAYOUTS = {
     "trainab": _Layout("trainA and trainB, unpaired domains", _is_train_ab, pairs=_read_train_ab),
     "bids": _Layout("BIDS", _folder(folder_layouts.is_bids), folder_layouts.read_bids),
     "brats": _Layout("BraTS 2018 or 2021", _folder(folder_layouts.is_brats), folder_layouts.read_brats),
-    "synthrad": _Layout("SynthRAD2023", _folder(folder_layouts.is_synthrad), folder_layouts.read_synthrad),
+    "synthrad": _Layout("SynthRAD", _folder(folder_layouts.is_synthrad), folder_layouts.read_synthrad),
     "acdc": _Layout("ACDC", _folder(folder_layouts.is_acdc), folder_layouts.read_acdc, select=("cine",)),
     "ircadb": _Layout("3D-IRCADb-01", _folder(folder_layouts.is_ircadb), folder_layouts.read_ircadb),
 }
