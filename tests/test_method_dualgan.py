@@ -50,7 +50,7 @@ def test_terms_are_those_of_arithmetic():
 
 
 def test_critics_stay_within_their_bound_and_generators_do_not():
-    method = built(clip=0.02)
+    method = built(clip=0.02, penalty_weight=0.0)
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.fill_(0.5)
@@ -78,3 +78,27 @@ def test_papers_settings():
         assert {one.learning_rate for one in wide.optimizers().values()} == {5e-5}
     with pytest.raises(ValueError, match="clip"):
         type(built())(DualGAN(2, 1, 1, channels=(4, 8), discriminator_channels=4), clip=0.0)
+
+
+def test_the_penalty_takes_the_place_of_clipping():
+    method, given = built(penalty_weight=10.0), batch()
+    method.networks.discriminators = nn.ModuleDict({"target": Mean(), "source": Mean()})
+    context = {"target": given["source"], "source": given["target"]}
+    terms = method.critic_terms(method.phase("critic"), given, context)
+    # The mean of N voxels has the slope 1 / √N.
+    torch.testing.assert_close(terms["target_penalty"], torch.tensor((1 - (16 * 24) ** -0.5) ** 2))
+    method = built(penalty_weight=10.0)
+    before = [parameter.clone() for parameter in method.networks.discriminators.parameters()]
+    method.after_step()
+    assert all(map(torch.equal, before, method.networks.discriminators.parameters()))
+    assert "target_penalty" not in built(penalty_weight=0.0).phase("critic").weights
+
+
+def test_a_critic_without_normalization_sees_brightness():
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 32, 32)
+    for normalized in (True, False):
+        networks = DualGAN(2, 1, 1, channels=(4, 8), discriminator_channels=4, critic_norm=normalized)
+        (marks,), (bright,) = (networks.discriminate(one, "target") for one in (image, 2 * image))
+        change = (bright - marks).abs().max() / marks.abs().max()
+        assert change < 0.1 if normalized else change > 0.5

@@ -17,9 +17,31 @@ PUBLISHED: Mapping[str, Any] = {
 }
 RMSPROP = OptimizerSettings(learning_rate=5e-5, betas=(0.0, 0.99))
 """Adam without momentum: RMSProp with unbiased first averages."""
-SMALL: Preset = {"channels": [16, 32, 64, 64], "dropout": 0.0, "discriminator_channels": 8, "discriminator_layers": 2}
+SMALL: Preset = {
+    "channels": [16, 32, 64, 64],
+    "dropout": 0.0,
+    "discriminator_channels": 16,
+    "discriminator_layers": 2,
+    "critic_norm": False,
+    "curve": True,
+}
 MINIMAL: Preset = {"channels": [4, 8], "discriminator_channels": 4, "discriminator_layers": 1}
-_PAPER: Preset = {"optimizer.learning_rate": 5e-5, "critic_optimizer.learning_rate": 5e-5}
+_PAPER: Preset = {
+    "optimizer.learning_rate": 5e-5,
+    "critic_optimizer.learning_rate": 5e-5,
+    "penalty_weight": 0.0,
+    "source_weight": 500.0,
+    "target_weight": 500.0,
+}
+_PENALIZED: Preset = {
+    "optimizer.learning_rate": 2e-4,
+    "critic_optimizer.learning_rate": 1e-3,
+    "penalty_weight": 10.0,
+    "source_weight": 20.0,
+    "target_weight": 20.0,
+    "pool_size": 0,
+}
+"""Critics that see brightness and are ahead of the generators, which otherwise agree on any map that can be undone."""
 _PRESETS = unpaired_presets(PUBLISHED, SMALL, MINIMAL, paper=_PAPER)
 
 
@@ -33,13 +55,15 @@ class DualGANSettings(PooledSettings):
     """λ of the target's round trip."""
     clip: Positive = 0.01
     """The critics' weights are kept in [-clip, clip]."""
+    penalty_weight: NonNegative = 0.0
+    """Above 0, of the gradient penalty that holds the critics in place of `clip`."""
     optimizer: OptimizerSettings = RMSPROP
     critic_optimizer: OptimizerSettings = RMSPROP
 
     presets: ClassVar[Mapping[str, Preset]] = {
         **_PRESETS,
-        "tracebench": {**_PRESETS["tracebench"], "critic_optimizer.learning_rate": 2e-4},
-        "default": {**_PRESETS["default"], "critic_optimizer.learning_rate": 2e-4},
+        "tracebench": {**_PRESETS["tracebench"], **_PENALIZED},
+        "default": {**_PRESETS["default"], **_PENALIZED},
     }
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:

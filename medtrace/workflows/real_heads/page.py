@@ -176,7 +176,7 @@ def _paired(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             pairs = [(name, ridge) for name in order if ridge in learned and name != ridge]
             pairs += [(name, best) for name in order if learned[name] and name != best]
             for pair in pairs:
-                values = [_slices([row for row in rows if _label(row) == name], column) for name in pair]
+                values = [_slices([row for row in rows if _label(row) == name], column).tolist() for name in pair]
                 found[measure, *pair] = compare_paired(*values, larger_is_better=larger)
     table = comparison_table(found, counted="slices")
     return [table] if table else []
