@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medtrace.fields import identity_grid, sample
-from medtrace.registration import Deformable, align, deform, register_images
+from medtrace.registration import Deformable, align, deform, explain, register_images
 from medtrace.registration.affine_search import Candidate, Search, refine, refine_all, refine_by_torch
 from medtrace.registration.alignment import Content
 from medtrace.registration.frames import Frame
@@ -287,6 +287,20 @@ def test_verdict_names_what_failed():
     assert halved.reasons[0].startswith("only 30 % of the fixed content")
     odd = alignment._replace(plausibility=plausibility(np.diag([2.0, 2, 1]), np.zeros(2)))
     assert assess(pair, found, odd).grade == "FAIL"
+
+
+def test_images_that_fit_their_mirror_images_say_so():
+    fixed, affine = phantom((48, 52))
+    moving, _ = phantom((48, 52), matrix=turn(2, 2, 5))
+    lopsided, pair, found, alignment = verdict_of(moving, fixed, affine)
+    caution = "if one were flipped, left for right, it would not be noticed"
+    assert caution not in lopsided.text()
+    for gain, said in ((-0.2, False), (-0.01, True), (0.02, True), (0.2, False)):
+        alike = alignment._replace(mirror_gain=gain)
+        verdict = assess(pair, found, alike)
+        (line,) = (line for line in explain(verdict, alike) if line.topic == "alignment")
+        assert (caution in verdict.text(), caution in line.text) == (said, said)
+        assert verdict.grade == ("FAIL" if gain > MIRRORED[1] else "PASS")
 
 
 def test_shapes_that_agree_excuse_texture_that_does_not():

@@ -6,7 +6,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from medtrace.registration.alignment import Alignment
-from medtrace.registration.verdict import AGREEMENT, COVERED, GRADES, INVERSE_VOXELS, JACOBIAN, TOPICS, Verdict
+from medtrace.registration.verdict import (
+    AGREEMENT,
+    COVERED,
+    GRADES,
+    INVERSE_VOXELS,
+    JACOBIAN,
+    TOPICS,
+    Verdict,
+    unseen_swap,
+)
 
 Figures = dict[str, float]
 
@@ -79,13 +88,16 @@ def _field(figures: Figures, _: Alignment) -> str:
 
 
 def _alignment(figures: Figures, alignment: Alignment) -> str:
-    if alignment.kind == "none":
-        return alignment.reason
-    return (
-        f"{alignment.kind}: rotated by {figures['rotation_degrees']:.0f}°, shifted by"
-        f" {alignment.plausibility.shift_mm:.0f} mm, lengths scaled by {figures['scale']:.2f}, largest over"
-        f" smallest scaling {figures['stretch']:.2f}; {alignment.reason}"
+    moved = (
+        ""
+        if alignment.kind == "none"
+        else (
+            f"{alignment.kind}: rotated by {figures['rotation_degrees']:.0f}°, shifted by"
+            f" {alignment.plausibility.shift_mm:.0f} mm, lengths scaled by {figures['scale']:.2f}, largest over"
+            f" smallest scaling {figures['stretch']:.2f}; "
+        )
     )
+    return "; ".join([moved + alignment.reason, *unseen_swap(figures)])
 
 
 def _starts(figures: Figures, _: Alignment) -> str:
@@ -122,7 +134,7 @@ _SAID: dict[str, tuple[tuple[str, ...], Callable[[Figures, Alignment], str]]] = 
         ),
         _field,
     ),
-    "alignment": (("rotation_degrees", "scale", "stretch"), _alignment),
+    "alignment": (("rotation_degrees", "scale", "stretch", "mirror_gain"), _alignment),
     "two starts": (("other_start_mm", "other_start_gain", "content_radius_mm"), _starts),
     "contrast": (("contrast_correlation", "contrast_one_sign"), _contrast),
 }

@@ -42,7 +42,10 @@ if it is so far away that one of the two must be wrong (a slice turned by 180° 
 MIRRORED = (0.03, 0.05)
 """Fraction of the information that a mirrored map may add: above which to warn, to fail. For one person's images that
 were not flipped it was -22 to -9 %, for flipped ones 10 to 35 %; for two people's heads -1 to 1 % either way, so that
-an exchange of left and right is not detected."""
+an exchange of left and right is not detected: `unseen_swap` says so."""
+
+ALIKE = 0.03
+"""Fraction of the information within which a mirrored map is as good, which is a caution and no finding."""
 
 LOST = 0.1
 """Fraction of similarity that a deformation may cost: between images that were already aligned it has nothing to
@@ -106,9 +109,8 @@ class Verdict(NamedTuple):
 
     def text(self) -> str:
         """One line for a person."""
-        if not self.reasons:
-            return f"{self.grade}: {100 * self.figures['covered_share']:.0f} % covered, no evidence against it"
-        return f"{self.grade}: " + "; ".join(self.reasons)
+        said = self.reasons or (f"{100 * self.figures['covered_share']:.0f} % covered, no evidence against it",)
+        return f"{self.grade}: " + "; ".join([*said, *unseen_swap(self.figures)])
 
 
 def assess(
@@ -274,6 +276,16 @@ def _alignment(alignment: Alignment) -> list[tuple[str, str]]:
         result.append(("WARN", "the alignment shares less information than the headers' own"))
     text = f"mirrored, the images share {100 * alignment.mirror_gain:.0f} % more information; one seems to be flipped"
     return result + _below(-alignment.mirror_gain, tuple(-one for one in MIRRORED), text)
+
+
+def unseen_swap(figures: dict[str, float]) -> list[str]:
+    """A caution where an image and its mirror image fit equally well, as with the heads of two people."""
+    if abs(figures["mirror_gain"]) > ALIKE:
+        return []
+    return [
+        f"mirrored, the images fit as well (information {100 * figures['mirror_gain']:+.0f} %): if one were flipped,"
+        " left for right, it would not be noticed"
+    ]
 
 
 def _other(other: OtherStart, radius: float) -> list[tuple[str, str]]:
