@@ -61,7 +61,7 @@ def test_what_moves_nothing_leads_in_no_measure_of_a_field():
     for row, fields, error in zip(rows, (0.0, 0.1, 0.2), (0.5, 1.0, 2.0)):
         row.table.rows["case-0"].update({"sd_log_jacobian": fields, "epe_still_mm": error})
     page = rows_page(STUDY, rows, "command")
-    assert "MAE (0-255): Pix2Pix has the lowest mean" in page
+    assert "Among the trained rows:\n\n- MAE (0-255): Pix2Pix has the lowest mean" in page
     assert "EPE still (mm): TraceTrans has the lowest mean" in page
     assert "end-point errors, edges and folds of Pix2Pix" in page
     assert "not asked" not in rows_page(STUDY, rows[1:], "command")

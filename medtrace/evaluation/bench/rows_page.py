@@ -101,6 +101,7 @@ def rows_page(study: Study, rows: Sequence[StoredRow], command: str) -> str:
     ahead = "\n".join(f"- {line}" for line in verdicts if line)
     if still and len(still) < len(trained):
         ahead += f"\n- not assessed, as they move nothing: end-point errors, edges and folds of {', '.join(still)}"
+    ahead = f"Among the trained rows:\n\n{ahead}" if ahead else ""
     return "\n".join([title, how, ABOUT, "", table, ahead, "", *_paired(study, rows, trained), _devices(rows), ""])
 
 
