@@ -65,7 +65,7 @@ ENTRIES: Mapping[str, Entry] = {
     "Register, then translate": Entry("two_stage", 10, ("domain",)),
     "StarGAN v2": Entry("stargan_v2", 2, settings={"diversity_steps": 128}),
     "TraceTrans": Entry("tracetrans", 20, ("postop", "domain")),
-    "TraceTrans, composed": Entry("tracetrans_composed", 20, ("postop",)),
+    "TraceTrans, composed": Entry("tracetrans_composed", 20, ("postop", "domain")),
     "Translate, then register": Entry("two_stage", 10, ("domain",), sampling={"order": "translate_first"}),
     "U-Net regression": Entry("unet", 20),
     "UNIT": Entry("unit", 8),
