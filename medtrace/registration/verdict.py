@@ -283,8 +283,8 @@ def unseen_swap(figures: dict[str, float]) -> list[str]:
     if abs(figures["mirror_gain"]) > ALIKE:
         return []
     return [
-        f"mirrored, the images fit as well (information {100 * figures['mirror_gain']:+.0f} %): if one were flipped,"
-        " left for right, it would not be noticed"
+        f"mirrored, the images fit as well (information within {100 * ALIKE:.0f} %): if one were flipped, left for"
+        " right, it would not be noticed"
     ]
 
 
