@@ -333,8 +333,10 @@ def test_translations_to_t1_are_scored_by_their_labels(folder, structures, tmp_p
     assert f"| {real_labels.COARSE} |" in text
 
 
-BEATEN = 0.9
-"""Share of the untrained network's and of the identity's error that a trained method must stay below."""
+BEATEN, SLOWLY = 0.7, 0.9
+"""Share of the untrained network's and of the identity's error that a trained method must stay below; the second for
+those that 224 steps teach little."""
+SLOW = ("dualgan", "palette", "plasticine")
 
 
 def translators():
@@ -368,4 +370,5 @@ def test_a_minute_of_training_beats_the_untrained_and_the_identity(name, real_sl
     trained = error("trained", tracer_of(method))
     torch.manual_seed(0)
     untrained = error("untrained", tracer_of(method_class(name).build(read_run(tmp_path / "run").settings)))
-    assert trained < BEATEN * min(untrained, error("identity", identity))
+    share = SLOWLY if name in SLOW else BEATEN
+    assert trained < share * min(untrained, error("identity", identity))
