@@ -42,7 +42,7 @@ def slices(tmp_path):
 def test_a_turned_header_is_found_and_the_trace_interpolates_once(slices, tmp_path):
     result = command(slices["turned"], slices["fixed"], "--mask", slices["lesion"], "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert "alignment: rigid: rotated by 180°" in result.stdout
+    assert "rigid: rotated by 180°" in result.stdout
     trace = load_trace(tmp_path / "out")
     points = torch.tensor([[60.0, 66.0, 0.0], [90.0, 84.0, 0.0]], dtype=torch.float64)
     there = trace.origin(points)

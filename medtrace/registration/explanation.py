@@ -60,7 +60,8 @@ def explain(verdict: Verdict, alignment: Alignment) -> tuple[Line, ...]:
             continue
         against = [finding for finding in verdict.findings if finding.topic == topic]
         grade = max((finding.grade for finding in against), key=GRADES.index, default="PASS")
-        said = "; ".join([*(finding.reason for finding in against), text(figures, alignment)])
+        caution = unseen_swap(verdict) if topic == "alignment" else []
+        said = "; ".join([*(finding.reason for finding in against), text(figures, alignment), *caution])
         lines.append(Line(topic, grade, said, figures))
     return tuple(lines)
 
@@ -97,7 +98,7 @@ def _alignment(figures: Figures, alignment: Alignment) -> str:
             f" smallest scaling {figures['stretch']:.2f}; "
         )
     )
-    return "; ".join([moved + alignment.reason, *unseen_swap(figures)])
+    return moved + alignment.reason
 
 
 def _starts(figures: Figures, _: Alignment) -> str:

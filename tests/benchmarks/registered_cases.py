@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from medtrace.fields import identity_grid
 from medtrace.geometry.resampling import resize, resized_affine
 from tests.real_heads import Head
 
@@ -54,6 +56,15 @@ def corrupted(
     affine = torch.from_numpy(middle @ turn @ np.linalg.inv(middle)) @ one.affine
     image = one.image.max() - one.image if inverted else one.image
     return one._replace(image=torch.where(one.image > 0, image, 0.0) if inverted else image, affine=affine)
+
+
+def places(ddf: Tensor, moving_affine: Tensor, fixed_affine: Tensor) -> Tensor:
+    """(D, *fixed spatial) float64: the moving voxels that a field leads to."""
+    dims = ddf.shape[0]
+    axes = [*range(dims), 3]
+    matrix = (torch.linalg.inv(moving_affine) @ fixed_affine)[axes][:, axes]
+    points = identity_grid(ddf.shape[1:], dtype=torch.float64) + ddf
+    return torch.tensordot(matrix[:dims, :dims], points, 1) + matrix[:dims, dims].reshape(-1, *[1] * dims)
 
 
 def bench_cases(count: int, seed: int, split: str) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ LONGER: dict[str, tuple[str, ...]] = {
     "tracebench": ("tests.benchmarks.registration", "tracebench"),
     "tracebench-5": ("tests.benchmarks.registration", "tracebench", "--seed", "5"),
     "verdict": (
-        "tests.benchmarks.registration_verdict", "--slices", "4", "--seed", "13", "--heads", "patient07", "patient19",
+        "tests.benchmarks.registration_verdict", "--slices", "8", "--seed", "19", "--heads", "patient07", "patient19",
     ),
 }  # fmt: skip
 """Likewise of what needs no quiet machine; runs when it is named."""

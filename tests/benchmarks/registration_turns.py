@@ -22,7 +22,7 @@ from torch import Tensor
 
 from medtrace.fields import identity_grid
 from medtrace.registration import register_images
-from tests.benchmarks.registered_cases import SPOILS, coarser, corrupted
+from tests.benchmarks.registered_cases import SPOILS, coarser, corrupted, places
 from tests.real_heads import Head, head
 
 RECOVERED = 3.0
@@ -55,13 +55,6 @@ class Outcome(NamedTuple):
         return "FAIL" if self.grade == "FAIL" else "silently wrong"
 
 
-def places(ddf: Tensor, moving: Head, fixed: Head) -> Tensor:
-    """(3, *fixed spatial) float64: the moving voxels that a field leads to."""
-    matrix = torch.linalg.inv(moving.affine) @ fixed.affine
-    points = identity_grid(ddf.shape[1:], dtype=torch.float64) + ddf
-    return torch.tensordot(matrix[:3, :3], points, 1) + matrix[:3, 3].reshape(3, 1, 1, 1)
-
-
 def outcomes(
     name: str,
     spoils: dict[str, dict[str, Any]],
@@ -75,7 +68,9 @@ def outcomes(
     edge = float(moving.affine[:3, 0].norm())
     truth = identity_grid(fixed.image.shape[1:], dtype=torch.float64)
     if moving_name != fixed_name:
-        truth = places(register_images(moving.image, fixed.image, moving.affine, fixed.affine).ddf, moving, fixed)
+        truth = places(
+            register_images(moving.image, fixed.image, moving.affine, fixed.affine).ddf, moving.affine, fixed.affine
+        )
     result = {}
     for what, change in spoils.items():
         bad = corrupted(moving, **change)
@@ -84,7 +79,7 @@ def outcomes(
         except ValueError as error:
             result[what] = Outcome("error", float("nan"), str(error))
             continue
-        missed = float((places(found.ddf, bad, fixed) - truth).norm(dim=0)[region].mean()) * edge
+        missed = float((places(found.ddf, bad.affine, fixed.affine) - truth).norm(dim=0)[region].mean()) * edge
         share = float("nan") if overlap is None else overlap(found.ddf, bad, fixed)
         result[what] = Outcome(found.verdict.grade, missed, found.verdict.text(), share)
     return result
