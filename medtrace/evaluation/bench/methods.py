@@ -34,6 +34,7 @@ class Entry(NamedTuple):
         tasks: where it applies.
         settings: on top of the method's presets `tracebench` and, where it has one, of the task's name.
         sampling: how the trained method samples; rows of a method that differ in it share their training.
+        variant: of the settings, where a method has rows of several; names their run.
     """
 
     method: str
@@ -41,7 +42,11 @@ class Entry(NamedTuple):
     tasks: tuple[str, ...] = TRANSLATION
     settings: Mapping[str, Any] = {}
     sampling: Mapping[str, Any] = {}
+    variant: str = ""
 
+
+IN_POSE = {"partner_pose": True, "smoothness_weight": 5.0, "surrogate_smoothness_weight": 5.0}
+"""Plasticine with random partners in their sources' pose, where a smoother field suffices."""
 
 ENTRIES: Mapping[str, Entry] = {
     "BBDM": Entry("bbdm", 8),
@@ -60,6 +65,7 @@ ENTRIES: Mapping[str, Entry] = {
     "Palette": Entry("palette", 16),
     "Pix2Pix": Entry("pix2pix", 12),
     "Plasticine": Entry("plasticine", 10, ("postop", "domain")),
+    "Plasticine, partners in pose": Entry("plasticine", 10, ("domain",), IN_POSE, variant="in-pose"),
     "RegGAN": Entry("reggan", 12),
     "Register, then Pix2Pix": Entry("registered_pix2pix", 12, ("misaligned",)),
     "Register, then translate": Entry("two_stage", 10, ("domain",)),
@@ -99,7 +105,7 @@ def training(task: str, entry: Entry) -> Training:
         fewer = {"data.train_cases": cases["data.train_cases"] // 2} if task == "metamorphic" else {}
         epochs = {"training.max_epochs": entry.epochs, "data.test_cases": 64}
         by_setting[setting] = {**cases, **fewer, **how, **epochs}
-    run = f"{NAME}-{task}-{entry.method}"
+    run = "-".join(filter(None, (NAME, task, entry.method, entry.variant)))
     return Training(run, {**data, **entry.settings}, entry.method, presets, by_setting, entry.sampling)
 
 

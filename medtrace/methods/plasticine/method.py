@@ -25,6 +25,7 @@ from medtrace.methods.common.diffusion import (
     in_range,
     schedule_of,
 )
+from medtrace.methods.common.partner_pose import PartnerPose
 from medtrace.methods.plasticine.settings import PlasticineSettings
 from medtrace.networks.deformation_module import DeformationModule, DeformationOutput
 from medtrace.networks.diffusion_sampling import draw_noise
@@ -79,6 +80,8 @@ class PlasticineMethod(Method):
         num_bins: number of bins of the NMI.
         registered_channels: for a source of several contrasts, those that the NMIs compare with the target; None
             compares channel by channel where source and target have as many, and otherwise takes all.
+        partner_pose: whether the deformation's targets are brought into the pose and the relative size of their sources
+            before they are compared, see `PartnerPose`: for random partners, whose pose says nothing about the source.
         noise_weighting: "noise", the paper's, or "velocity", see `diffusion_training.estimate_noise`.
         average_decay: decay of the averaged weights, see `WeightAverage`; 0.9999 is SR3's and Palette's.
         sampling: how images are sampled; may be replaced after the training.
@@ -138,6 +141,7 @@ class PlasticineMethod(Method):
             inverse_consistency_weight=settings.inverse_consistency_weight,
             num_bins=settings.num_bins,
             registered_channels=settings.registered_channels,
+            partner_pose=settings.partner_pose,
             noise_weighting=settings.noise_weighting,
             average_decay=settings.average_decay,
             sampling=Sampling.from_settings(settings.sampling, _start_of(settings.mode)),
@@ -178,6 +182,7 @@ class PlasticineMethod(Method):
         inverse_consistency_weight: float = 0.0,
         num_bins: int = 32,
         registered_channels: Sequence[int] | None = None,
+        partner_pose: bool = False,
         noise_weighting: Literal["noise", "velocity"] | str = "noise",
         average_decay: float = 0.9999,
         sampling: Sampling | None = None,
@@ -209,6 +214,7 @@ class PlasticineMethod(Method):
         self.alignment_gradient = alignment_gradient
         check_registered(registered_channels, networks.deformation.in_channels)
         self.registered_channels = registered_channels
+        self.partner_pose = PartnerPose() if partner_pose else None
         self.similarity = ParzenDNMILoss(num_bins=num_bins)
         self.average = WeightAverage(networks.noise_estimator, average_decay)
         self.sampling = Sampling() if sampling is None else sampling
@@ -233,7 +239,12 @@ class PlasticineMethod(Method):
         """Eq. 6 and 7."""
         source, target = self._image(batch, "source"), self._image(batch, "target")
         check_same_grid("source", source, "target", target)
-        output = self.networks.deformation(source, target, self._seen(context["noise"]))
+        noise = self._seen(context["noise"])
+        if self.partner_pose is not None:
+            pose = self.partner_pose(source, target)
+            target = warp(target, pose)
+            noise = None if noise is None else warp(noise, pose)
+        output = self.networks.deformation(source, target, noise)
         terms = {}
         if phase.active("forward_similarity"):
             terms["forward_similarity"] = self._forward_similarity(output, source, target)

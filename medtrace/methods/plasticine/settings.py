@@ -72,6 +72,8 @@ class PlasticineSettings(DiffusionSettings):
     registered_channels: Indices | None = None
     """For a source of several contrasts, those that are compared with the target; None is channel by channel, or
     all."""
+    partner_pose: bool = False
+    """Bring random partners into the pose and the relative size of their sources before comparing them."""
     deformation_optimizer: OptimizerSettings = OptimizerSettings(
         learning_rate=2e-4, betas=(0.9, 0.999), warmup_steps=200
     )
