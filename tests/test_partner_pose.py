@@ -7,6 +7,7 @@ import torch
 
 from medtrace.fields import identity_grid, warp
 from medtrace.methods.common.partner_pose import PartnerPose, _moments
+from medtrace.methods.plasticine.settings import PlasticineSettings
 from tests.test_method_plasticine import make_method
 
 SHAPES = [(64, 72), (36, 40, 44)]
@@ -83,3 +84,8 @@ def test_plasticine_compares_with_the_partner_in_pose():
         torch.testing.assert_close(terms[name], value, msg=name)
     assert torch.equal(method.state_dict()["partner_pose.log_ratio"], pose.log_ratio)
     assert not any(name.startswith("partner_pose") for name in plain.state_dict())
+
+
+def test_patches_have_no_pose():
+    with pytest.raises(ValueError, match="partner_pose: expected entire images"):
+        PlasticineSettings(partner_pose=True, data={"kind": "prepared", "patch": (32, 32)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medtrace.methods.common.diffusion_settings import DiffusionSettings, extended
 from medtrace.methods.settings import (
@@ -15,6 +15,7 @@ from medtrace.methods.settings import (
     NonNegative,
     OptimizerSettings,
     Positive,
+    PreparedData,
     Preset,
     Settings,
 )
@@ -93,6 +94,15 @@ class PlasticineSettings(DiffusionSettings):
             },
         },
     )
+
+    @model_validator(mode="after")
+    def _whole_bodies(self) -> PlasticineSettings:
+        if self.partner_pose and isinstance(self.data, PreparedData) and self.data.patch is not None:
+            raise ValueError(
+                f"partner_pose: expected entire images, whose bodies have a pose, received data.patch"
+                f" {self.data.patch}; leave one of them out"
+            )
+        return self
 
     def optimizers(self) -> Mapping[str, OptimizerSettings]:
         return {"noise": self.noise_optimizer, "deformation": self.deformation_optimizer}
