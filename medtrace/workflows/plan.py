@@ -161,7 +161,10 @@ def propose_method(facts: DatasetFacts) -> tuple[str, str]:
             "one contrast and masks of lesions: what moves and what is new are distinguished by the mask",
         )
     if facts.crossed:
-        return "tracetrans", "pairs of two contrasts: the best of the translators from T1 to T2 on unseen persons"
+        return (
+            "tracetrans",
+            "pairs of two contrasts: from T1 to T2 among the best on unseen persons, and it tells what moved",
+        )
     return "tracetrans", "pairs of one contrast: it says what moved and what changed"
 
 
