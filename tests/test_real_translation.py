@@ -167,7 +167,6 @@ def test_best_methods_are_trained_again_and_finished_rows_are_not(folder, tmp_pa
     monkeypatch.setattr(study, "train_row", fake)
     monkeypatch.setattr(study, "real_dataset", lambda *_: None)
     monkeypatch.setattr(study, "score_cheap", lambda *_: None)
-    monkeypatch.setattr(study, "write_figures", lambda *_: None)
     wanted = {"tasks": ("t1-t2",), "methods": ("a", "b", "c"), "seeds": 2, "progress": False}
     page = study.real_translation(folder, tmp_path / "out", **wanted)
     assert trained[:6] == [f"t1-t2-{person}-{name}-0" for name in "abc" for person in TEST]

@@ -29,14 +29,19 @@ DPI = 100
 
 
 def write_figures(out: Path, tasks: Sequence[RealTask], device: str | None = None) -> list[Path]:
-    """For every translation and person the same slices by all rows, and the worst slice of each trained row."""
+    """For every translation and person the same slices by all rows, and every slice that is a trained row's worst.
+
+    Rows that were stored without their run are left out.
+    """
     rows, result = read_rows(out), []
     for task in tasks:
         for person in TEST:
             trained = [
                 row
                 for row in rows
-                if (row["task"], row["person"], row["seed"]) == (task.name, person, 0) and row["row"] not in CHEAP
+                if (row["task"], row["person"], row["seed"]) == (task.name, person, 0)
+                and row["row"] not in CHEAP
+                and _run(out, task, person, row).is_dir()
             ]
             if trained:
                 result += _figures(out, task, person, trained, device)
@@ -50,13 +55,15 @@ def _figures(
     cases = {missing: cases_of(dataset, "test", task, missing) for missing in ("", *task.missing)}
     tracers: dict[str, tuple[Tracer, str]] = {RIDGE: (cheap_rows(cases_of(dataset, "training", task))[RIDGE], "")}
     for row in rows:
-        run = out / RUNS / RealRow(task.name, person, row["row"]).run
-        tracers[label_of(row["row"], row["missing"])] = (tracer_of(load_method(run, device)), row["missing"])
-    worst = {label_of(row["row"], row["missing"]): int(np.argmax(row["cases"][MAE])) for row in rows}
+        method = load_method(_run(out, task, person, row), device)
+        tracers[label_of(row["row"], row["missing"])] = (tracer_of(method), row["missing"])
+    worst: dict[int, list[str]] = {}
+    for row in rows:
+        worst.setdefault(int(np.argmax(row["cases"][MAE])), []).append(label_of(row["row"], row["missing"]))
     folder, result = make_directory(out / FIGURES), []
     for kind, shown in (
         ("slices", {f"slice {k}": k for k in SHOWN if k < len(cases[""])}),
-        ("worst", {f"worst of {name}: {k}": k for name, k in worst.items()}),
+        ("worst", {f"slice {k}, worst of\n" + "\n".join(names): k for k, names in worst.items()}),
     ):
         images: dict[str, dict[str, Tensor]] = {}
         for label, k in shown.items():
@@ -70,6 +77,10 @@ def _figures(
         figure = comparison_figure(images, reference=task.target, affine=affine, window=(-1.0, 1.0))
         result.append(save_figure(figure, folder / figure_name(task.name, person, kind), dpi=DPI))
     return result
+
+
+def _run(out: Path, task: RealTask, person: str, row: Mapping[str, Any]) -> Path:
+    return out / RUNS / RealRow(task.name, person, row["row"]).run
 
 
 def figure_name(task: str, person: str, kind: str) -> str:
