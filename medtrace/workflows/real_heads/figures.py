@@ -20,7 +20,7 @@ from medtrace.evaluation.tracers import tracer_of
 from medtrace.report import comparison_figure, save_figure
 from medtrace.storage.files import make_directory
 from medtrace.trace.validation import as_tensor
-from medtrace.workflows.real_heads.rows import CHEAP, RUNS, RealRow, cases_of, dataset_of, label_of, read_rows
+from medtrace.workflows.real_heads.rows import CHEAP, RealRow, cases_of, dataset_of, label_of, read_rows
 
 FIGURES = "figures"
 SHOWN = (5, 14, 22)
@@ -41,7 +41,7 @@ def write_figures(out: Path, tasks: Sequence[RealTask], device: str | None = Non
                 for row in rows
                 if (row["task"], row["person"], row["seed"]) == (task.name, person, 0)
                 and row["row"] not in CHEAP
-                and _run(out, task, person, row).is_dir()
+                and RealRow(task.name, person, row["row"]).folder(out).is_dir()
             ]
             if trained:
                 result += _figures(out, task, person, trained, device)
@@ -55,7 +55,7 @@ def _figures(
     cases = {missing: cases_of(dataset, "test", task, missing) for missing in ("", *task.missing)}
     tracers: dict[str, tuple[Tracer, str]] = {RIDGE: (cheap_rows(cases_of(dataset, "training", task))[RIDGE], "")}
     for row in rows:
-        method = load_method(_run(out, task, person, row), device)
+        method = load_method(RealRow(task.name, person, row["row"]).folder(out), device)
         tracers[label_of(row["row"], row["missing"])] = (tracer_of(method), row["missing"])
     worst: dict[int, list[str]] = {}
     for row in rows:
@@ -77,10 +77,6 @@ def _figures(
         figure = comparison_figure(images, reference=task.target, affine=affine, window=(-1.0, 1.0))
         result.append(save_figure(figure, folder / figure_name(task.name, person, kind), dpi=DPI))
     return result
-
-
-def _run(out: Path, task: RealTask, person: str, row: Mapping[str, Any]) -> Path:
-    return out / RUNS / RealRow(task.name, person, row["row"]).run
 
 
 def figure_name(task: str, person: str, kind: str) -> str:

@@ -31,7 +31,7 @@ from medtrace.geometry.resampling import Reorientation, resize, shape_at_spacing
 from medtrace.methods.base import Method
 from medtrace.storage.files import make_directory, write_json
 from medtrace.trace import Trace
-from medtrace.workflows.real_heads.rows import CHEAP, GRID, RUNS, RealRow, dataset_of
+from medtrace.workflows.real_heads.rows import CHEAP, GRID, RealRow, dataset_of
 from medtrace.workflows.translate import translation
 
 SCORES = "labels"
@@ -102,7 +102,7 @@ def _translated(
     """The entire head as output by `medtrace translate`; a cheap row's is prepared like a trained method's."""
     dataset = dataset_of(out, task.name, person)
     prepared_as = row if row in task.methods else trained
-    run = out / RUNS / RealRow(task.name, person, prepared_as).run
+    run = RealRow(task.name, person, prepared_as).folder(out)
     load: Callable[[], Method]
     if row in task.methods:
         load = lambda: load_method(run, device)  # noqa: E731

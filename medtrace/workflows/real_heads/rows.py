@@ -70,6 +70,10 @@ class RealRow:
         """Where its scores lie."""
         return out / ROWS / f"{self.name}.json"
 
+    def folder(self, out: Path) -> Path:
+        """Where its training lies."""
+        return out / RUNS / self.run
+
     def with_missing(self) -> list[RealRow]:
         """The row, and the same row scored without a source."""
         return [
@@ -168,7 +172,7 @@ def score_cheap(task: RealTask, person: str, dataset: Path, out: Path) -> None:
 
 def train_row(row: RealRow, dataset: Path, out: Path, presets: Sequence[str], device: str | None) -> None:
     """Train a row's method and score it, also without a source if the translation has several."""
-    run = out / RUNS / row.run
+    run = row.folder(out)
     with locked(run):  # held by a running training
         remove_content(run)  # from an unfinished training
     cpu, wall = time.process_time(), time.perf_counter()
