@@ -106,6 +106,15 @@ def test_rows_are_compared_case_by_case():
 def test_what_took_longer_than_the_budget_is_marked():
     page = rows_page(STUDY, [stored("Pix2Pix", 0, [1.0], training_processor_seconds="400.2")], "command")
     assert line_of(page, "| Pix2Pix |").split("|")[-2].strip() == "400*"
+    assert "°" not in page
+
+
+@pytest.mark.parametrize(("alone", "told"), [("340.2", "340°"), ("380.2", "380°*")])
+def test_the_budget_is_compared_with_the_time_on_an_idle_machine_where_it_is_known(alone, told):
+    facts = {"training_processor_seconds": "400.2", "training_seconds_alone": alone}
+    page = rows_page(STUDY, [stored("Pix2Pix", 0, [1.0], **facts)], "command")
+    assert line_of(page, "| Pix2Pix |").split("|")[-2].strip() == told
+    assert "idle machine" in page
 
 
 def test_a_control_is_stored_without_a_training(tmp_path):

@@ -20,11 +20,19 @@ from medtrace.report.tables import cell_text, decimals_of
 BUDGET_SECONDS = 360
 """Maximum seconds of one core for a training of a table."""
 LEVEL = 0.95
-COSTS = {"all_parameters_million": "parameters (M)", "training_processor_seconds": "training (s of one core)"}
+PARAMETERS = "all_parameters_million"
+SPENT = "training_processor_seconds"
+ALONE = "training_seconds_alone"
+"""What the training takes of one core when nothing else runs, where that was measured too."""
+COSTS = {PARAMETERS: "parameters (M)", SPENT: "training (s of one core)"}
 ABOUT = (
     f"Means over unseen cases. *n* counts trainings, each with its own seed for cases and weights; with several,"
     f" a cell is the mean over trainings with its {LEVEL:.0%} interval (Student's t) in brackets; with one, there is"
     f" no interval. A training may take {BUDGET_SECONDS / 60:g} minutes of one core; one that took longer has a *."
+)
+ABOUT_ALONE = (
+    " Trainings ran beside others, which slows them; ° marks those measured again on the idle machine (1 and 3 epochs,"
+    " extrapolated)."
 )
 
 PAIRED = (
@@ -102,7 +110,8 @@ def rows_page(study: Study, rows: Sequence[StoredRow], command: str) -> str:
     if still and len(still) < len(trained):
         ahead += f"\n- not assessed, as they move nothing: end-point errors, edges and folds of {', '.join(still)}"
     ahead = f"Among the trained rows:\n\n{ahead}" if ahead else ""
-    return "\n".join([title, how, ABOUT, "", table, ahead, "", *_paired(study, rows, trained), _devices(rows), ""])
+    about = ABOUT + (ABOUT_ALONE if _known(rows, ALONE) else "")
+    return "\n".join([title, how, about, "", table, ahead, "", *_paired(study, rows, trained), _devices(rows), ""])
 
 
 _ENDING = {"n": "n", "cases": "cases", **COSTS}
@@ -150,12 +159,20 @@ def _line(label: str, rows: Sequence[StoredRow], measured: Mapping[str, Cell]) -
     own = _of(rows, label)
     line: dict[str, Any] = {"row": label, **measured, "cases": f"{sum(len(row.table.rows) for row in own)}"}
     line["n"] = f"{len(own)}" if own[0].trained else "–"
-    for name in COSTS:
-        known = [value for row in own if not math.isnan(value := row.fact(name))]
-        line[name] = f"{np.mean(known):.3g}" if known else "–"
-        if name == "training_processor_seconds" and known:
-            line[name] = f"{np.mean(known):.0f}{'*' if max(known) > BUDGET_SECONDS else ''}"
-    return line
+    sizes = _known(own, PARAMETERS)
+    return {**line, PARAMETERS: f"{np.mean(sizes):.3g}" if sizes else "–", SPENT: _seconds(own)}
+
+
+def _known(rows: Sequence[StoredRow], name: str) -> list[float]:
+    return [value for row in rows if not math.isnan(value := row.fact(name))]
+
+
+def _seconds(rows: Sequence[StoredRow]) -> str:
+    alone = _known(rows, ALONE)
+    known = alone or _known(rows, SPENT)
+    if not known:
+        return "–"
+    return f"{np.mean(known):.0f}{'°' if alone else ''}{'*' if max(known) > BUDGET_SECONDS else ''}"
 
 
 def _formatted(lines: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> list[dict[str, Any]]:
