@@ -1,5 +1,6 @@
 """Translation of real heads: who is on which side, the record of a row, and what each method learns in a minute."""
 
+import io
 import json
 import time
 
@@ -330,6 +331,20 @@ def test_translations_to_t1_are_scored_by_their_labels(folder, structures, tmp_p
     text = write_page(tmp_path, heads, []).read_text()
     assert "### T2 to T1" in text
     assert f"| {real_labels.COARSE} |" in text
+
+
+def test_a_row_that_is_stored_without_its_training_is_not_labeled(folder, structures, tmp_path, monkeypatch):
+    monkeypatch.setattr(real_labels, "TEST", ("patient07",))
+    give_contrasts(folder)
+    assert structures.names
+    task, heads = RealTask(("T2",), "T1", ("unet",)), find_heads(folder)[0]
+    stored = real_rows.RealRow(task.name, "patient07", "unet").file(tmp_path)
+    stored.parent.mkdir(parents=True)
+    stored.write_text("{}")
+    text = io.StringIO()
+    real_labels.score_labels(tmp_path, heads, task, tmp_path, Console(file=text, width=400), "cpu")
+    assert "not labeled, as its training is not in" in text.getvalue()
+    assert not list((tmp_path / "labels").iterdir())
 
 
 BEATEN, SLOWLY = 0.7, 0.9

@@ -21,6 +21,7 @@ from torch import Tensor
 from medtrace import metrics
 from medtrace.data.dataset import load_dataset
 from medtrace.data.reading import read_image
+from medtrace.engines.model_folder import RECORD
 from medtrace.engines.runs import load_method
 from medtrace.evaluation.cheap_rows import cheap_rows
 from medtrace.evaluation.real.heads import TEST, Head, sides
@@ -47,7 +48,7 @@ def score_labels(
     Args:
         data: folder with the network of `medtrace.evaluation.real.structures` in its folder `meshnet`.
         heads: all heads.
-        task: the translation; methods that are not trained yet have no row.
+        task: the translation; methods that are not trained yet, or whose run is not here, get no scores.
         out: of the study.
         console: reports progress.
         device: device of the translations.
@@ -60,9 +61,9 @@ def score_labels(
     for person in TEST:
         (head,) = sides(heads, task.contrasts, person)["test"]
         truth: Tensor | None = None
-        trained = [name for name in task.methods if RealRow(task.name, person, name).file(out).is_file()]
+        trained = _trained(task, person, out, console)
         for row in (*CHEAP, *trained, COARSE) if trained else ():
-            file = out / SCORES / f"{RealRow(task.name, person, row).name}.json".replace("'", "")
+            file = _file(out, RealRow(task.name, person, row))
             if file.is_file():
                 continue
             console.print(f"labeling {file.stem}")
@@ -74,6 +75,22 @@ def score_labels(
                 else score_trace(network, _translated(head, task, person, row, trained[0], out, device), truth)
             )
             write_json(file, {"task": task.name, "person": person, "row": row, **scores})
+
+
+def _trained(task: RealTask, person: str, out: Path, console: Console) -> list[str]:
+    """The methods that are trained; of a row that is stored without its run, there is nothing to translate with."""
+    result = []
+    for name in task.methods:
+        row = RealRow(task.name, person, name)
+        if (row.folder(out) / RECORD).is_file():
+            result.append(name)
+        elif row.file(out).is_file() and not _file(out, row).is_file():
+            console.print(f"not labeled, as its training is not in {row.folder(out)}: {row.name}", markup=False)
+    return result
+
+
+def _file(out: Path, row: RealRow) -> Path:
+    return out / SCORES / f"{row.name}.json".replace("'", "")
 
 
 def _true_labels(network: StructureNetwork, head: Head, out: Path) -> Tensor:
