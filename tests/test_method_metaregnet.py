@@ -60,6 +60,64 @@ def blobs(spatial_dims=2, size=32, shift=3.0, lesion=True):
     return {"source": ball(center), "target": torch.where(mask, 0.9, target) if lesion else target, "mask": mask}
 
 
+# --- the engine after a network ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_engine_continues_the_networks_field(spatial_dims):
+    method, batch = metaregnet(spatial_dims).eval(), blobs(spatial_dims)
+    with torch.no_grad():
+        first = method.predict(batch)
+        method.set_sampling({"refinement": "thorough"})
+        found = method.predict(batch)
+    inside, outside = batch["mask"], ~batch["mask"]
+    edges = (batch["source"] - batch["target"]).abs().gt(0.1) & outside
+    errors = [float((warp(batch["source"], one.ddf) - batch["target"])[edges].abs().mean()) for one in (first, found)]
+    assert errors[1] < 0.4 * errors[0]
+    torch.testing.assert_close(found.image[inside], first.image[inside], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.image[outside], warp(batch["source"], found.ddf)[outside])
+    assert float(inverse_consistency(found.ddf, found.inverse_ddf).mean()) < 0.05
+    method.set_sampling({"refinement": None})
+    with torch.no_grad():
+        torch.testing.assert_close(method.predict(batch).ddf, first.ddf)
+
+
+def test_masks_that_a_network_does_not_leave_out_the_engine_does_not_either():
+    batch = blobs()
+    left_out, compared = (voxelmorph(masking=masking).eval() for masking in (True, False))
+    fields = []
+    for method in (left_out, compared):
+        method.set_sampling({"refinement": "standard"})
+        with torch.no_grad():
+            found = method.predict(batch)
+        assert not found.appearance.any()
+        assert found.velocity is None, "the field is no longer the exponential of the network's velocity"
+        fields.append(found.ddf)
+    assert float((fields[0] - fields[1]).abs().max()) > 0.1
+    with torch.no_grad():
+        without = compared.predict({name: batch[name] for name in ("source", "target")})
+    torch.testing.assert_close(fields[1], without.ddf)
+
+
+def test_voxels_that_are_no_cubes_are_smoothed_in_mm():
+    batch = blobs(lesion=False)
+    method = metaregnet().eval()
+    method.set_sampling({"refinement": "thorough"})
+    flat = torch.diag(torch.tensor([1.0, 4.0, 1.0, 1.0], dtype=torch.float64))
+    with torch.no_grad():
+        cubes = method.predict(batch).ddf
+        plates = method.predict({name: MetaTensor(image, affine=flat) for name, image in batch.items()}).ddf
+    assert float((cubes - plates).abs().max()) > 0.1
+
+
+def test_an_unknown_refinement_is_refused():
+    method = metaregnet()
+    with pytest.raises(ValueError, match=r"refinement: expected one of .*'thorough'.*received 'best'"):
+        method.set_sampling({"refinement": "best"})
+    with pytest.raises(ValueError, match=r"sampling: expected one of .*'refinement'.*received 'steps'"):
+        method.set_sampling({"steps": 3})
+
+
 # --- MetaRegNet -----------------------------------------------------------------------------------------------------
 
 

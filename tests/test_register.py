@@ -204,6 +204,28 @@ def test_a_run_registers_and_is_refined(method, slices, runs):
     assert shape == [round(size * 3 / voxel) for size, voxel in zip((32, 36), spacing)]
 
 
+def test_the_engine_continues_a_runs_field(slices, runs):
+    options = ["--mask", slices.mask, "--run", runs["metaregnet"], "--out", slices.out, "--align", "none"]
+    options += ["--spacing", 3]
+    ends = {}
+    for name, more in {"run": [], "standard": ["--engine", "greedy"], "thorough": ["--preset", "thorough"]}.items():
+        more += ["--engine", "greedy"] if name == "thorough" else []
+        result = command(slices.source, slices.target, *options, *more, "--overwrite")
+        assert result.exit_code == 0, result.output
+        ends[name] = json.loads((slices.out / "trace.json").read_text())["metadata"]
+    assert "refinement" not in ends["run"]
+    assert [ends[name]["refinement"] for name in ("standard", "thorough")] == ["standard", "thorough"]
+    assert ends["standard"]["ssd_after"] < 0.5 * ends["run"]["ssd_after"]
+    assert ends["thorough"]["ssd_after"] != ends["standard"]["ssd_after"]
+    for more, expected in (
+        (["--engine", "instance"], "--engine: expected none or greedy"),
+        (["--preset", "thorough"], "the engine greedy, which continues its field, takes a preset"),
+        (["--engine", "greedy", "--similarity", "mi"], "expected with the engine greedy alone"),
+        (["--engine", "greedy", "--refine", 3], "takes no gradient steps"),
+    ):
+        assert expected in error_of(slices.source, slices.target, *options, *more, "--overwrite")
+
+
 def test_a_run_of_slices_refuses_volumes_and_a_translator_every_pair(tmp_path, runs, slices):
     volume = save(tmp_path / "v.nii.gz", brain((20, 20, 20))[0], AFFINE)
     message = error_of(volume, volume, "--out", slices.out, "--run", runs["metaregnet"])

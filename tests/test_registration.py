@@ -91,6 +91,21 @@ def test_lengths_are_millimeters():
     assert torch.equal(coarse.ddf, fine.ddf)
 
 
+@pytest.mark.parametrize("shape", [(40, 48), (20, 24, 18)])
+def test_a_start_is_continued(shape):
+    moving, fixed, truth = pair(shape)
+    settings = Deformable(iterations=(0, 0))
+    kept = deform(moving, fixed, settings=settings, start=truth).ddf
+    inner = (slice(None), *[slice(4, -4)] * len(shape))
+    assert float((kept - truth)[inner].abs().max()) < 0.2, "coarser levels resample it, and do nothing else"
+    assert not deform(moving, fixed, settings=settings).ddf.any()
+    few = Deformable(iterations=(3,))
+    assert (
+        error(deform(moving, fixed, settings=few, start=truth).ddf, truth)[0]
+        < 0.5 * (error(deform(moving, fixed, settings=few).ddf, truth)[0])
+    )
+
+
 def test_same_bytes_again_and_input_untouched():
     moving, fixed, _ = pair((20, 22, 24))
     before = moving.clone(), fixed.clone()
@@ -210,6 +225,8 @@ def test_presets_follow_the_voxel():
         ({"spacing": (1.0,)}, "spacing: expected 2 numbers above 0"),
         ({"mask": torch.ones(1, 8, 8)}, "mask: expected voxels outside it"),
         ({"mask": torch.zeros(1, 8, 9)}, "mask: expected shape"),
+        ({"start": torch.zeros(2, 8, 9)}, "start: expected a displacement"),
+        ({"start": torch.full((2, 8, 8), torch.nan)}, "start: expected finite numbers"),
     ],
 )
 def test_wrong_images(change, message):

@@ -84,7 +84,7 @@ def register(
         typer.Option(
             metavar=choices.of(*choices.ENGINES),
             autocompletion=choices.completing(*choices.ENGINES),
-            help="Engine used without --run.  [default: greedy]",
+            help="Engine used without --run; after it, greedy continues its field.  [default: greedy; with --run none]",
         ),
     ] = None,
     spacing: Annotated[

@@ -274,6 +274,7 @@ class WorkingGrid:
             self.shape = shape_at_spacing(self.own_shape, own, preparation.spacing)
         else:
             self.shape = self.own_shape
+        self.spacing = tuple(edge * size / new for edge, size, new in zip(own, self.own_shape, self.shape))
 
     def bring(self, source: Tensor, target: Tensor) -> RegistrationPair:
         """The pair on this grid, batched, with its masks as fractions of a voxel.

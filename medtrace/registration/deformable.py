@@ -126,6 +126,7 @@ def deform(
     mask: Tensor | None = None,
     moving_mask: Tensor | None = None,
     settings: Deformable | None = None,
+    start: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Deformation:
     """Register an image with another on the same grid, coarse to fine, by compositional updates.
@@ -145,6 +146,8 @@ def deform(
             windows and at their centers.
         moving_mask: likewise of the moving image, with which it moves.
         settings: see `Deformable`.
+        start: (D, *spatial), in voxels: the displacement that the coarsest level starts from, such as a network's; None
+            for zero.
         progress: called with the number of iterations done and planned, as for a progress bar.
 
     Returns:
@@ -160,7 +163,14 @@ def deform(
         >>> result.ddf.shape, result.folds
         (torch.Size([2, 32, 32]), 0)
     """
-    return deform_scaled(_checked(moving, fixed, mask, moving_mask), spacing, settings, progress)
+    images = _checked(moving, fixed, mask, moving_mask)
+    if start is not None:
+        check_finite("start", start)
+        if start.shape != (fixed.ndim - 1, *fixed.shape[1:]):
+            raise ValueError(
+                f"start: expected a displacement {(fixed.ndim - 1, *fixed.shape[1:])}, received {tuple(start.shape)}"
+            )
+    return deform_scaled(images, spacing, settings, progress, start)
 
 
 def deform_scaled(
@@ -168,12 +178,13 @@ def deform_scaled(
     spacing: Sequence[float] | None,
     settings: Deformable | None,
     progress: Callable[[int, int], None] | None = None,
+    start: Tensor | None = None,
 ) -> Deformation:
     """`deform` for images that are already checked and scaled.
 
     Args:
         images: see `ScaledImages`.
-        spacing, settings, progress: as in `deform`.
+        spacing, settings, progress, start: as in `deform`.
 
     Raises:
         ValueError: if the weight is nowhere above 0, or the spacing is wrong.
@@ -189,6 +200,9 @@ def deform_scaled(
     planned, done = sum(step.iterations for step in steps), 0
     coarse = steps[0].factor
     field = fixed.new_zeros(len(shape), *shrink(images.weight, coarse).shape[1:], dtype=torch.float32)
+    if start is not None:
+        factors = torch.tensor(coarse, dtype=torch.float32, device=fixed.device).reshape(-1, *[1] * len(shape))
+        field = shrink(start.detach().to(fixed.device, torch.float32), coarse) / factors
     history: list[LevelHistory] = []
     for step in steps:
         field = enlarge(field, coarse, step.factor, shape)

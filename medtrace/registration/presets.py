@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from medtrace.registration.deformable import Deformable
 
@@ -47,3 +47,11 @@ def weak_likeness(spacing: Sequence[float]) -> Deformable:
         iterations=(50, 50),
         floor=1e-2,
     )
+
+
+PRESETS: Mapping[str, Callable[[Sequence[float]], Deformable]] = {
+    "standard": lambda spacing: Deformable(),  # noqa: ARG005 - the same for all
+    "thorough": thorough,
+    "weak-likeness": weak_likeness,
+}
+"""Name → settings for the mm per voxel of a grid."""

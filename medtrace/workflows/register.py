@@ -128,11 +128,13 @@ def register(
         refine: gradient steps on this pair's own flows, after a run (by default none) or, without a run, by the engine
             "instance" (100), which a number selects.
         engine: without a run, "greedy" (`medtrace.registration`; the default, unless `refine` is given) or "instance"
-            (gradient steps alone).
+            (gradient steps alone). After a run, "greedy" continues the network's field by `preset`; by default, the
+            network's field is the result.
         align: "auto", "none", "rigid" or "affine" (see `medtrace.registration.align`).
         same_person: whether both scans are of one person, whose alignment is rigid.
         similarity: of the engine "greedy": "auto", or one of `medtrace.registration.deformable.SIMILARITIES`.
-        preset: of the engine "greedy": "standard", "thorough" or "weak-likeness"; None for what suits the pair.
+        preset: of the engine "greedy": "standard", "thorough" or "weak-likeness"; None for what suits the pair,
+            and after a run "standard".
         update_smoothing, field_smoothing: likewise, mm of the Gaussians on updates and on the field.
         mask_role: likewise, whether the masks' voxels are left out of the similarity ("exclude"), may change in
             intensity ("appearance"), or both.
@@ -171,7 +173,8 @@ def register(
         'PASS'
     """
     out, run = Path(out), None if run is None else local_run(run)
-    descent = Descent(run, refine, smoothness, contrast, device)
+    continued = (preset or "standard") if run is not None and engine == "greedy" else None
+    descent = Descent(run, refine, smoothness, contrast, device, continued)
     greedy = Greedy(similarity, preset, update_smoothing, field_smoothing, mask_role)
     by_greedy = _check_request(descent, greedy, engine, spacing, figure)
     check_choice("align", align, KINDS)
@@ -308,8 +311,11 @@ def _check_request(
         raise ValueError(f"refine: expected 0 or more gradient steps, received {refine}")
     if engine is not None:
         check_choice("engine", engine, ENGINES)
-        if run is not None:
-            raise ValueError(f"engine: expected none with a run, which registers itself, received {engine!r}")
+        if run is not None and engine != "greedy":
+            raise ValueError(
+                f"engine: expected none or greedy, which continues its field, with a run, received {engine!r}; for"
+                " gradient steps, give refine"
+            )
     if run is None and refine == 0:
         raise ValueError("refine: expected 1 or more gradient steps without a run, received 0; or name a run")
     if engine == "greedy" and refine is not None:
@@ -317,10 +323,11 @@ def _check_request(
             f"refine: expected none with the engine greedy, which takes no gradient steps, received {refine}"
         )
     by_greedy = run is None and refine is None and engine != "instance"
-    if not by_greedy and greedy != Greedy():
+    if not by_greedy and greedy != (Greedy(preset=greedy.preset) if engine == "greedy" else Greedy()):
         raise ValueError(
-            "similarity, preset, smoothing in mm and mask_role: expected with the engine greedy, received with a run or"
-            " the engine instance, which have their own; leave them out"
+            "similarity, preset, smoothing in mm and mask_role: expected with the engine greedy alone, received with a"
+            " run or the engine instance, which have their own; leave them out (with a run, the engine greedy, which"
+            " continues its field, takes a preset)"
         )
     check_choice("similarity", greedy.similarity, ("auto", *SIMILARITIES))
     check_choice("mask_role", greedy.mask_role, MASK_ROLES)

@@ -58,6 +58,7 @@ ENTRIES: Mapping[str, Entry] = {
     "Flow matching": Entry("flow_matching", 8),
     "GcGAN": Entry("gcgan", 12),
     "MetaRegNet": Entry("metaregnet", 24, ("metamorphic",)),
+    "MetaRegNet, refined": Entry("metaregnet", 24, ("metamorphic",), sampling={"refinement": "thorough"}),
     "MUNIT": Entry("munit", 8),
     "NAGAN": Entry("nagan", 16),
     "NeMAR": Entry("nemar", 8),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
-from medtrace.checks import check_batched, check_range, check_same_shape
+from medtrace.checks import check_batched, check_choice, check_range, check_same_shape
+from medtrace.fields import warp
 from medtrace.methods.base import Abilities, Batch, Method
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.networks.stacked_pair import StackedPair
-from medtrace.trace.prediction import Prediction, check_one_grid
+from medtrace.registration.deformable import deform
+from medtrace.registration.presets import PRESETS
+from medtrace.trace.prediction import Prediction, affines_of, check_one_grid
 from medtrace.trace.validation import as_tensor
 
 Segmentation = Callable[[Tensor], Tensor]
@@ -40,6 +44,11 @@ class RegistrationMethod(Method):
     `segmentation`, it is segmented. So healthy to pathological needs "mask", pathological to healthy "source_mask", and
     pathological to pathological both.
 
+    The engine of `medtrace.registration` may continue each pair's field from the network's, without its coarsest level
+    (`set_sampling({"refinement": "thorough"})`, instance optimization after a network as in VoxelMorph's paper): it
+    runs on the CPU, compares outside the masks and leaves no folds. An image that the network changed within the mask
+    stays there as the network made it.
+
     Args:
         segmentation: takes images (B, C, *spatial) and returns their pathology (B, 1, *spatial), boolean or in [0, 1].
             A network among the callables becomes a sub-module, runs in evaluation mode and is not trained.
@@ -47,6 +56,8 @@ class RegistrationMethod(Method):
     """
 
     abilities = Abilities(tasks=("register",), masks=True, identity_start=True)
+    refinement: str | None = None
+    """A preset of `medtrace.registration.presets`, by which the engine continues a network's field."""
 
     def io_network(self) -> nn.Module:
         """Source and target as channels of one tensor in, the warped source out."""
@@ -89,11 +100,52 @@ class RegistrationMethod(Method):
         """Register the pairs of a batch; a method that changes no intensity gives 0 for `appearance`."""
         raise NotImplementedError
 
+    @property
+    def leaves_out_masks(self) -> bool:
+        """Whether pathology is left out of the comparison of two images."""
+        return True
+
+    def set_sampling(self, values: Mapping[str, Any]) -> None:
+        """Choose whether the engine continues the network's fields.
+
+        Args:
+            values: {"refinement": name of a preset of `medtrace.registration.presets`, or None}.
+
+        Raises:
+            ValueError: if a name is unknown.
+        """
+        for name in values:
+            check_choice("sampling", name, ("refinement",))
+        refinement = values.get("refinement", self.refinement)
+        if refinement is not None:
+            check_choice("refinement", refinement, tuple(PRESETS))
+        self.refinement = refinement
+
     def predict(self, batch: Batch) -> Prediction:
         """Register each pair of the batch; the two images of a pair are on one grid in space."""
         pair = self.pair(batch)
         check_one_grid(batch["source"], batch["target"])
-        return self.answer(pair)
+        result = self.answer(pair)
+        return result if self.refinement is None else self._continued(pair, result, _spacings(batch["target"]))
+
+    @torch.no_grad()
+    def _continued(self, pair: RegistrationPair, first: Prediction, spacings: Sequence[Sequence[float]]) -> Prediction:
+        """The engine's fields, which start from a prediction's."""
+        masks = (pair.mask, pair.source_mask) if self.leaves_out_masks else (None, None)
+        found = []
+        for item, spacing in enumerate(spacings):
+            settings = PRESETS[self.refinement or "standard"](spacing)
+            mask, moving_mask = (None if one is None else one[item].detach().float().cpu() for one in masks)
+            start, moving, fixed = (one[item].detach().float().cpu() for one in (first.ddf, pair.source, pair.target))
+            finer = replace(settings, iterations=settings.iterations[1:] or settings.iterations)
+            given: dict[str, Any] = {"mask": mask, "moving_mask": moving_mask, "start": start}
+            found.append(deform(moving, fixed, spacing=spacing, settings=finer, **given))
+        ddf, inverse = (torch.stack(fields).to(first.ddf) for fields in zip(*((one.ddf, one.inverse) for one in found)))
+        warped, region = warp(pair.source, ddf), pair.joint_mask(ddf)
+        change = torch.zeros_like(warped)
+        if first.appearance is not None and bool(first.appearance.any()):
+            change = region * (first.image - warped)
+        return Prediction(warped + change, ddf, inverse, mask=region, appearance=change)
 
     @staticmethod
     def _mask(mask: Tensor | None) -> Tensor | None:
@@ -112,6 +164,11 @@ class RegistrationMethod(Method):
         """
         batch = {"source": moving, "target": fixed, "mask": mask, "source_mask": source_mask}
         return self.predict({name: value for name, value in batch.items() if value is not None})
+
+
+def _spacings(image: Tensor) -> list[list[float]]:
+    """Mm per voxel and axis of each image of a batch; 1 of those without metadata."""
+    return [affine[:3, : image.ndim - 2].norm(dim=0).tolist() for affine in affines_of(image)]
 
 
 @torch.no_grad()

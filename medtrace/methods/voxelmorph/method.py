@@ -105,6 +105,11 @@ class VoxelMorphMethod(RegistrationMethod):
         self.similarity_levels = similarity_levels
         self.phases = (Phase("registration", ("networks",), weights),)
 
+    @property
+    def leaves_out_masks(self) -> bool:
+        """Whether it is VM-CFM."""
+        return self.masking
+
     def registration_terms(self, phase: Phase, batch: Batch, context: dict[str, Any]) -> dict[str, Tensor]:
         """Similarity of the healthy voxels, smoothness of the velocity, and folds."""
         pair = self.pair(batch)

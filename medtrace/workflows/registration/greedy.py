@@ -15,19 +15,15 @@ from medtrace.data.preparation.rules import Preparation
 from medtrace.guard.memory import check_memory
 from medtrace.guard.progress import duration
 from medtrace.inference.scan_pair import ScanPair, intensity_maps
-from medtrace.registration import Deformable, register_images, thorough, weak_likeness
+from medtrace.registration import Deformable, register_images
 from medtrace.registration.contrast import ONE_CONTRAST
+from medtrace.registration.presets import PRESETS
 from medtrace.registration.register import Registration as Answer
 from medtrace.trace import Trace
 from medtrace.trace.intensity_map import IntensityMap
 from medtrace.workflows.registration.pair import PairRegistration, mean_square
 
 MASK_ROLES = ("both", "exclude", "appearance")
-PRESETS: dict[str, Callable[[Sequence[float]], Deformable]] = {
-    "standard": lambda spacing: Deformable(),  # noqa: ARG005 - the same for all
-    "thorough": thorough,
-    "weak-likeness": weak_likeness,
-}
 _BYTES_PER_WORKING_VOXEL = 200
 """Bytes per working voxel, for the deformation and its verdict. Measured as the growth of the resident memory to its
 peak (Linux, VmHWM) of two cropped heads of one channel with masks, of 3 mm worked on at 1.5 mm (838,000 voxels): 202

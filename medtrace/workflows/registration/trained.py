@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from rich.progress import Progress
 from torch import Tensor
 
@@ -51,6 +52,7 @@ class Descent:
         smoothness: weight of the displacement's smoothness in them.
         contrast: contrast of both images, if the run was trained on several.
         device: such as "cuda:0".
+        continued: preset of the engine that continues a network's field; None for none.
     """
 
     run: str | os.PathLike | None
@@ -58,6 +60,7 @@ class Descent:
     smoothness: float
     contrast: str | None
     device: str | None
+    continued: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def register_trained(
     pair: ScanPair, how: Descent, *, alignment: str, spacing: float | None, match: bool | None, bar: Progress
 ) -> PairRegistration:
     """Register a pair of scans, first aligned, by a trained network or gradient steps."""
-    method = _method(how.run, how.refine, how.smoothness, pair, how.device, _reporter(bar))
+    method = _method(how, pair, _reporter(bar))
     scans = pair
     pair, meaning = corrected_pair(scans, method.preparation, how.contrast)
     maps = intensity_maps(pair, method.preparation, how.run is None if match is None else match, how.contrast)
@@ -87,7 +90,7 @@ def register_trained(
     grid = WorkingGrid(aligned, method.preparation, spacing)
     _check_room(pair, grid, method)
     working = grid.bring(maps[0].forward(pair.source), maps[1].forward(pair.target))
-    output = _answer(method, working)
+    output = _answer(method, working, grid.spacing)
     ddf, intensity = grid.back(output)
     ssd = mean_square(working.source, working.target), mean_square(output.image.cpu(), working.target)
     del working, output
@@ -99,6 +102,8 @@ def register_trained(
         inverse = total_inverse(ddf, frame.fixed, matrix, frame.moving, pair.source.shape[1:])
     trace = _in_units(_trace(pair, maps[0], total, inverse, intensity), meaning)
     record: dict[str, Any] = {"run": None if how.run is None else os.path.basename(how.run), "refine": method.steps}
+    if how.continued is not None:
+        record["refinement"] = how.continued
     name = type(method.method).__name__
     record["working_shape"] = list(grid.shape)
     shown = None if pair is scans else maps[0].inverse(maps[1].forward(pair.target), maps[1].foreground)
@@ -145,14 +150,8 @@ def _check_room(pair: ScanPair, grid: WorkingGrid, method: _Method) -> None:
         )
 
 
-def _method(
-    run: str | os.PathLike | None,
-    refine: int | None,
-    smoothness: float,
-    pair: ScanPair,
-    device: str | None,
-    progress: Callable[[RefinementStep], None],
-) -> _Method:
+def _method(how: Descent, pair: ScanPair, progress: Callable[[RefinementStep], None]) -> _Method:
+    run, refine, device = how.run, how.refine, how.device
     place = default_device(device)
     start: Method | None = None
     preparation = Preparation(spatial_dims=pair.spatial_dims, natural_image=pair.natural_image)
@@ -164,12 +163,16 @@ def _method(
                 " train one that does (`medtrace methods`), or leave the run out"
             )
         start = method
+        if how.continued is not None:
+            start.set_sampling({"refinement": how.continued})
         preparation = run_preparation(run, start, natural_image=pair.natural_image)
         _check_run(run, preparation, pair)
     steps = (STEPS if run is None else 0) if refine is None else refine
     if start is not None and steps == 0:
         return _Method(start, preparation, place)
-    energy = MetamorphicEnergy(smoothness_weight=smoothness, masked_gradient="intensity", folding_measure="simplices")
+    energy = MetamorphicEnergy(
+        smoothness_weight=how.smoothness, masked_gradient="intensity", folding_measure="simplices"
+    )
     return _Method(InstanceRegistration(energy, start, steps, progress=progress), preparation, place, steps)
 
 
@@ -200,11 +203,13 @@ def _reporter(bar: Progress) -> Callable[[RefinementStep], None]:
     return show
 
 
-def _answer(method: _Method, working: RegistrationPair) -> Prediction:
+def _answer(method: _Method, working: RegistrationPair, spacing: Sequence[float]) -> Prediction:
     batch = {name: value.to(method.device) for name, value in working._asdict().items() if value is not None}
     masks = {name: batch.get(name) for name in ("mask", "source_mask")} if method.method.abilities.masks else {}
+    affine = torch.diag(torch.tensor([*spacing, *[1.0] * (4 - len(spacing))], dtype=torch.float64))
     with torch.no_grad():
-        return method.method.register(batch["source"], batch["target"], **masks)
+        source, target = (MetaTensor(batch[name], affine=affine) for name in ("source", "target"))
+        return method.method.register(source, target, **masks)
 
 
 def _trace(pair: ScanPair, source_map: IntensityMap, ddf: Tensor, inverse: Tensor | None, intensity: Tensor) -> Trace:
