@@ -67,7 +67,7 @@ def main() -> None:
                 measured[run] = f"{seconds_alone(task, name):.1f}"
             seconds = measured[run]
             for row in (row for row in stored if row.name == name):
-                facts = {**row.facts, ALONE: seconds, f"{ALONE}_at_commit": commit()}
+                facts = {**row.facts, ALONE: seconds, f"{ALONE}_at_commit": str(commit())}
                 store_row(ROWS, replace(row, facts=facts))
             print(f"{task}, {name}: {seconds} s", flush=True)
 
