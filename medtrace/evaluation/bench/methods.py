@@ -48,6 +48,9 @@ class Entry(NamedTuple):
 IN_POSE = {"partner_pose": True, "smoothness_weight": 5.0, "surrogate_smoothness_weight": 5.0}
 """Plasticine with random partners in their sources' pose, where a smoother field suffices."""
 
+BENDING = {"smoothness_weight": 0.0, "bending_weight": 0.1}
+"""MetaRegNet with bending energy in place of the field's smoothness."""
+
 ENTRIES: Mapping[str, Entry] = {
     "BBDM": Entry("bbdm", 8),
     "CUT": Entry("cut", 6),
@@ -58,6 +61,7 @@ ENTRIES: Mapping[str, Entry] = {
     "Flow matching": Entry("flow_matching", 8),
     "GcGAN": Entry("gcgan", 12),
     "MetaRegNet": Entry("metaregnet", 24, ("metamorphic",)),
+    "MetaRegNet, bending": Entry("metaregnet", 24, ("metamorphic",), BENDING, variant="bending"),
     "MetaRegNet, refined": Entry("metaregnet", 24, ("metamorphic",), sampling={"refinement": "thorough"}),
     "MUNIT": Entry("munit", 8),
     "NAGAN": Entry("nagan", 16),
