@@ -212,6 +212,7 @@ def test_the_engine_continues_a_runs_field(slices, runs):
         more += ["--engine", "greedy"] if name == "thorough" else []
         result = command(slices.source, slices.target, *options, *more, "--overwrite")
         assert result.exit_code == 0, result.output
+        assert ("similarity lncc: of the engine" in result.stdout) == (name != "run")
         ends[name] = json.loads((slices.out / "trace.json").read_text())["metadata"]
     assert "refinement" not in ends["run"]
     assert [ends[name]["refinement"] for name in ("standard", "thorough")] == ["standard", "thorough"]

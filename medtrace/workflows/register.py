@@ -63,7 +63,7 @@ class Registered(NamedTuple):
     lines: tuple[Line, ...]
     """The verdict in words, topic by topic."""
     similarity: str | None
-    """The similarity that the deformation followed, and why; None for a trained network."""
+    """The similarity that the deformation followed, and why; None for a trained network alone."""
     target: Tensor | None = None
     """The registration's target, on the trace's grid, in its own units."""
 

@@ -22,7 +22,7 @@ from medtrace.methods import Method
 from medtrace.methods.common.instance import STEPS, InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
 from medtrace.methods.common.registration import RegistrationPair
-from medtrace.registration import Alignment, Deformation, Verdict, align
+from medtrace.registration import Alignment, Deformable, Deformation, Verdict, align
 from medtrace.registration.contrast import contrast_of
 from medtrace.registration.frames import Frame
 from medtrace.registration.register import check_apart
@@ -103,7 +103,8 @@ def register_trained(
     trace = _in_units(_trace(pair, maps[0], total, inverse, intensity), meaning)
     record: dict[str, Any] = {"run": None if how.run is None else os.path.basename(how.run), "refine": method.steps}
     if how.continued is not None:
-        record["refinement"] = how.continued
+        reason = f"of the engine, which continues the network's field by its preset {how.continued}"
+        record |= {"refinement": how.continued, "similarity": Deformable().similarity, "similarity_reason": reason}
     name = type(method.method).__name__
     record["working_shape"] = list(grid.shape)
     shown = None if pair is scans else maps[0].inverse(maps[1].forward(pair.target), maps[1].foreground)
