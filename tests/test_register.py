@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from medtrace.cli import app
 from medtrace.fields import jacobian_determinant
 from medtrace.io import load_trace
+from medtrace.methods import method_class, resolve
 from medtrace.workflows.register import register
 from medtrace.workflows.train import train
 from tests.test_translate import OBLIQUE, flipped, save
@@ -225,6 +226,15 @@ def test_the_engine_continues_a_runs_field(slices, runs):
         (["--engine", "greedy", "--refine", 3], "takes no gradient steps"),
     ):
         assert expected in error_of(slices.source, slices.target, *options, *more, "--overwrite")
+
+
+def test_the_engine_refuses_to_continue_a_translator(slices, runs, monkeypatch):
+    settings = resolve(method_class("reggan").settings_type, SMOKE)
+    other = method_class("reggan").build(settings)
+    monkeypatch.setattr("medtrace.workflows.registration.trained.load_method", lambda *_: other)
+    options = ["--run", runs["metaregnet"], "--engine", "greedy"]
+    message = error_of(slices.source, slices.target, "--out", slices.out, *options)
+    assert "with a run of RegGAN, whose field the engine cannot continue" in message
 
 
 def test_a_run_of_slices_refuses_volumes_and_a_translator_every_pair(tmp_path, runs, slices):

@@ -21,7 +21,7 @@ from medtrace.inference.scan_pair import ScanPair, WorkingGrid, corrected_pair, 
 from medtrace.methods import Method
 from medtrace.methods.common.instance import STEPS, InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
-from medtrace.methods.common.registration import RegistrationPair
+from medtrace.methods.common.registration import RegistrationMethod, RegistrationPair
 from medtrace.registration import Alignment, Deformable, Deformation, Verdict, align
 from medtrace.registration.contrast import contrast_of
 from medtrace.registration.frames import Frame
@@ -165,6 +165,11 @@ def _method(how: Descent, pair: ScanPair, progress: Callable[[RefinementStep], N
             )
         start = method
         if how.continued is not None:
+            if not isinstance(start, RegistrationMethod):
+                raise ValueError(
+                    f"engine: expected none with a run of {start.title}, whose field the engine cannot continue,"
+                    " received 'greedy'; leave it out, or leave the run out"
+                )
             start.set_sampling({"refinement": how.continued})
         preparation = run_preparation(run, start, natural_image=pair.natural_image)
         _check_run(run, preparation, pair)
@@ -207,9 +212,11 @@ def _reporter(bar: Progress) -> Callable[[RefinementStep], None]:
 def _answer(method: _Method, working: RegistrationPair, spacing: Sequence[float]) -> Prediction:
     batch = {name: value.to(method.device) for name, value in working._asdict().items() if value is not None}
     masks = {name: batch.get(name) for name in ("mask", "source_mask")} if method.method.abilities.masks else {}
-    affine = torch.diag(torch.tensor([*spacing, *[1.0] * (4 - len(spacing))], dtype=torch.float64))
+    source, target = batch["source"], batch["target"]
+    if isinstance(method.method, RegistrationMethod) and method.method.refinement is not None:
+        affine = torch.diag(torch.tensor([*spacing, *[1.0] * (4 - len(spacing))], dtype=torch.float64))
+        source, target = (MetaTensor(image, affine=affine) for image in (source, target))  # lengths are in mm
     with torch.no_grad():
-        source, target = (MetaTensor(batch[name], affine=affine) for name in ("source", "target"))
         return method.method.register(source, target, **masks)
 
 
