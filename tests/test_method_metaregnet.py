@@ -68,7 +68,7 @@ def test_the_engine_continues_the_networks_field(spatial_dims):
     method, batch = metaregnet(spatial_dims).eval(), blobs(spatial_dims)
     with torch.no_grad():
         first = method.predict(batch)
-        method.set_sampling({"refinement": "thorough"})
+        method.set_sampling({"continued_by": "thorough"})
         found = method.predict(batch)
     inside, outside = batch["mask"], ~batch["mask"]
     edges = (batch["source"] - batch["target"]).abs().gt(0.1) & outside
@@ -77,7 +77,7 @@ def test_the_engine_continues_the_networks_field(spatial_dims):
     torch.testing.assert_close(found.image[inside], first.image[inside], atol=1e-6, rtol=0)
     torch.testing.assert_close(found.image[outside], warp(batch["source"], found.ddf)[outside])
     assert float(inverse_consistency(found.ddf, found.inverse_ddf).mean()) < 0.05
-    method.set_sampling({"refinement": None})
+    method.set_sampling({"continued_by": None})
     with torch.no_grad():
         torch.testing.assert_close(method.predict(batch).ddf, first.ddf)
 
@@ -87,7 +87,7 @@ def test_masks_that_a_network_does_not_leave_out_the_engine_does_not_either():
     left_out, compared = (voxelmorph(masking=masking).eval() for masking in (True, False))
     fields = []
     for method in (left_out, compared):
-        method.set_sampling({"refinement": "standard"})
+        method.set_sampling({"continued_by": "standard"})
         with torch.no_grad():
             found = method.predict(batch)
         assert not found.appearance.any()
@@ -102,7 +102,7 @@ def test_masks_that_a_network_does_not_leave_out_the_engine_does_not_either():
 def test_voxels_that_are_no_cubes_are_smoothed_in_mm():
     batch = blobs(lesion=False)
     method = metaregnet().eval()
-    method.set_sampling({"refinement": "thorough"})
+    method.set_sampling({"continued_by": "thorough"})
     flat = torch.diag(torch.tensor([1.0, 4.0, 1.0, 1.0], dtype=torch.float64))
     with torch.no_grad():
         cubes = method.predict(batch).ddf
@@ -110,11 +110,11 @@ def test_voxels_that_are_no_cubes_are_smoothed_in_mm():
     assert float((cubes - plates).abs().max()) > 0.1
 
 
-def test_an_unknown_refinement_is_refused():
+def test_an_unknown_preset_is_refused():
     method = metaregnet()
-    with pytest.raises(ValueError, match=r"refinement: expected one of .*'thorough'.*received 'best'"):
-        method.set_sampling({"refinement": "best"})
-    with pytest.raises(ValueError, match=r"sampling: expected one of .*'refinement'.*received 'steps'"):
+    with pytest.raises(ValueError, match=r"continued_by: expected one of .*'thorough'.*received 'best'"):
+        method.set_sampling({"continued_by": "best"})
+    with pytest.raises(ValueError, match=r"sampling: expected one of .*'continued_by'.*received 'steps'"):
         method.set_sampling({"steps": 3})
 
 

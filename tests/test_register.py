@@ -215,8 +215,8 @@ def test_the_engine_continues_a_runs_field(slices, runs):
         assert result.exit_code == 0, result.output
         assert ("similarity lncc: of the engine" in result.stdout) == (name != "run")
         ends[name] = json.loads((slices.out / "trace.json").read_text())["metadata"]
-    assert "refinement" not in ends["run"]
-    assert [ends[name]["refinement"] for name in ("standard", "thorough")] == ["standard", "thorough"]
+    assert "continued_by" not in ends["run"]
+    assert [ends[name]["continued_by"] for name in ("standard", "thorough")] == ["standard", "thorough"]
     assert ends["standard"]["ssd_after"] < 0.5 * ends["run"]["ssd_after"]
     assert ends["thorough"]["ssd_after"] != ends["standard"]["ssd_after"]
     for more, expected in (

@@ -39,6 +39,7 @@ class Abilities:
         moves: whether a translation carries a displacement; if not, its field is zero by design.
         one_pass: whether a translation is one pass through the networks, which can be exported as a program.
         identity_start: whether the field is zero before the training, so that learning starts at the identity.
+        continued: whether the engine of `medtrace.registration` can continue the field of a registration.
     """
 
     tasks: tuple[TaskName, ...] = ("translate",)
@@ -50,6 +51,7 @@ class Abilities:
     moves: bool = True
     one_pass: bool = True
     identity_start: bool = False
+    continued: bool = False
 
 
 @dataclass(frozen=True)

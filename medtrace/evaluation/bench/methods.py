@@ -62,7 +62,7 @@ ENTRIES: Mapping[str, Entry] = {
     "GcGAN": Entry("gcgan", 12),
     "MetaRegNet": Entry("metaregnet", 24, ("metamorphic",)),
     "MetaRegNet, bending": Entry("metaregnet", 24, ("metamorphic",), BENDING, variant="bending"),
-    "MetaRegNet, refined": Entry("metaregnet", 24, ("metamorphic",), sampling={"refinement": "thorough"}),
+    "MetaRegNet, refined": Entry("metaregnet", 24, ("metamorphic",), sampling={"continued_by": "thorough"}),
     "MUNIT": Entry("munit", 8),
     "NAGAN": Entry("nagan", 16),
     "NeMAR": Entry("nemar", 8),

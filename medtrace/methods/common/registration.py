@@ -45,7 +45,7 @@ class RegistrationMethod(Method):
     pathological to pathological both.
 
     The engine of `medtrace.registration` may continue each pair's field from the network's, without its coarsest level
-    (`set_sampling({"refinement": "thorough"})`, instance optimization after a network as in VoxelMorph's paper): it
+    (`set_sampling({"continued_by": "thorough"})`, instance optimization after a network as in VoxelMorph's paper): it
     runs on the CPU, compares outside the masks and leaves no folds. An image that the network changed within the mask
     stays there as the network made it.
 
@@ -55,8 +55,8 @@ class RegistrationMethod(Method):
         segment_source: whether it also segments sources without a mask.
     """
 
-    abilities = Abilities(tasks=("register",), masks=True, identity_start=True)
-    refinement: str | None = None
+    abilities = Abilities(tasks=("register",), masks=True, identity_start=True, continued=True)
+    continued_by: str | None = None
     """A preset of `medtrace.registration.presets`, by which the engine continues a network's field."""
 
     def io_network(self) -> nn.Module:
@@ -109,24 +109,24 @@ class RegistrationMethod(Method):
         """Choose whether the engine continues the network's fields.
 
         Args:
-            values: {"refinement": name of a preset of `medtrace.registration.presets`, or None}.
+            values: {"continued_by": name of a preset of `medtrace.registration.presets`, or None}.
 
         Raises:
             ValueError: if a name is unknown.
         """
         for name in values:
-            check_choice("sampling", name, ("refinement",))
-        refinement = values.get("refinement", self.refinement)
-        if refinement is not None:
-            check_choice("refinement", refinement, tuple(PRESETS))
-        self.refinement = refinement
+            check_choice("sampling", name, ("continued_by",))
+        preset = values.get("continued_by", self.continued_by)
+        if preset is not None:
+            check_choice("continued_by", preset, tuple(PRESETS))
+        self.continued_by = preset
 
     def predict(self, batch: Batch) -> Prediction:
         """Register each pair of the batch; the two images of a pair are on one grid in space."""
         pair = self.pair(batch)
         check_one_grid(batch["source"], batch["target"])
         result = self.answer(pair)
-        return result if self.refinement is None else self._continued(pair, result, _spacings(batch["target"]))
+        return result if self.continued_by is None else self._continued(pair, result, _spacings(batch["target"]))
 
     @torch.no_grad()
     def _continued(self, pair: RegistrationPair, first: Prediction, spacings: Sequence[Sequence[float]]) -> Prediction:
@@ -134,7 +134,7 @@ class RegistrationMethod(Method):
         masks = (pair.mask, pair.source_mask) if self.leaves_out_masks else (None, None)
         found = []
         for item, spacing in enumerate(spacings):
-            settings = PRESETS[self.refinement or "standard"](spacing)
+            settings = PRESETS[self.continued_by or "standard"](spacing)
             mask, moving_mask = (None if one is None else one[item].detach().float().cpu() for one in masks)
             start, moving, fixed = (one[item].detach().float().cpu() for one in (first.ddf, pair.source, pair.target))
             finer = replace(settings, iterations=settings.iterations[1:] or settings.iterations)

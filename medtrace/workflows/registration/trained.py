@@ -21,7 +21,7 @@ from medtrace.inference.scan_pair import ScanPair, WorkingGrid, corrected_pair, 
 from medtrace.methods import Method
 from medtrace.methods.common.instance import STEPS, InstanceRegistration, RefinementStep
 from medtrace.methods.common.metamorphic_energy import MetamorphicEnergy
-from medtrace.methods.common.registration import RegistrationMethod, RegistrationPair
+from medtrace.methods.common.registration import RegistrationPair
 from medtrace.registration import Alignment, Deformable, Deformation, Verdict, align
 from medtrace.registration.contrast import contrast_of
 from medtrace.registration.frames import Frame
@@ -104,7 +104,7 @@ def register_trained(
     record: dict[str, Any] = {"run": None if how.run is None else os.path.basename(how.run), "refine": method.steps}
     if how.continued is not None:
         reason = f"of the engine, which continues the network's field by its preset {how.continued}"
-        record |= {"refinement": how.continued, "similarity": Deformable().similarity, "similarity_reason": reason}
+        record |= {"continued_by": how.continued, "similarity": Deformable().similarity, "similarity_reason": reason}
     name = type(method.method).__name__
     record["working_shape"] = list(grid.shape)
     shown = None if pair is scans else maps[0].inverse(maps[1].forward(pair.target), maps[1].foreground)
@@ -165,12 +165,12 @@ def _method(how: Descent, pair: ScanPair, progress: Callable[[RefinementStep], N
             )
         start = method
         if how.continued is not None:
-            if not isinstance(start, RegistrationMethod):
+            if not start.abilities.continued:
                 raise ValueError(
                     f"engine: expected none with a run of {start.title}, whose field the engine cannot continue,"
                     " received 'greedy'; leave it out, or leave the run out"
                 )
-            start.set_sampling({"refinement": how.continued})
+            start.set_sampling({"continued_by": how.continued})
         preparation = run_preparation(run, start, natural_image=pair.natural_image)
         _check_run(run, preparation, pair)
     steps = (STEPS if run is None else 0) if refine is None else refine
@@ -213,7 +213,7 @@ def _answer(method: _Method, working: RegistrationPair, spacing: Sequence[float]
     batch = {name: value.to(method.device) for name, value in working._asdict().items() if value is not None}
     masks = {name: batch.get(name) for name in ("mask", "source_mask")} if method.method.abilities.masks else {}
     source, target = batch["source"], batch["target"]
-    if isinstance(method.method, RegistrationMethod) and method.method.refinement is not None:
+    if method.method.abilities.continued:
         affine = torch.diag(torch.tensor([*spacing, *[1.0] * (4 - len(spacing))], dtype=torch.float64))
         source, target = (MetaTensor(image, affine=affine) for image in (source, target))  # lengths are in mm
     with torch.no_grad():
