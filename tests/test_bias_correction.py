@@ -19,7 +19,7 @@ from medtrace.inference import sources
 from medtrace.inference.scan_pair import ScanPair
 from medtrace.io import load_trace
 from medtrace.io.nifti import write_image
-from medtrace.methods.base import Prediction
+from medtrace.methods.base import Abilities, Prediction
 from medtrace.trace import Contrast, Trace
 from medtrace.workflows import certify, report
 from medtrace.workflows.prepare import prepare
@@ -149,7 +149,7 @@ def corrected_preparation(**settings):
 class Still:
     """Registers nothing."""
 
-    abilities = SimpleNamespace(masks=False)
+    abilities = Abilities(tasks=("register",))
 
     def register(self, source, target):
         return Prediction(source, torch.zeros(1, 3, *source.shape[2:]))
