@@ -15,7 +15,7 @@ from medtrace.fields import warp
 from medtrace.methods.base import Abilities, Batch, Method
 from medtrace.networks.metamorphic import joint_mask
 from medtrace.networks.stacked_pair import StackedPair
-from medtrace.registration.deformable import deform
+from medtrace.registration.deformable import Deformable, deform
 from medtrace.registration.presets import PRESETS
 from medtrace.trace.prediction import Prediction, affines_of, check_one_grid
 from medtrace.trace.validation import as_tensor
@@ -126,15 +126,23 @@ class RegistrationMethod(Method):
         pair = self.pair(batch)
         check_one_grid(batch["source"], batch["target"])
         result = self.answer(pair)
-        return result if self.continued_by is None else self._continued(pair, result, _spacings(batch["target"]))
+        if self.continued_by is None:
+            return result
+        return self._continued(pair, result, PRESETS[self.continued_by], _spacings(batch["target"]))
 
     @torch.no_grad()
-    def _continued(self, pair: RegistrationPair, first: Prediction, spacings: Sequence[Sequence[float]]) -> Prediction:
+    def _continued(
+        self,
+        pair: RegistrationPair,
+        first: Prediction,
+        preset: Callable[[Sequence[float]], Deformable],
+        spacings: Sequence[Sequence[float]],
+    ) -> Prediction:
         """The engine's fields, which start from a prediction's."""
         masks = (pair.mask, pair.source_mask) if self.leaves_out_masks else (None, None)
         found = []
         for item, spacing in enumerate(spacings):
-            settings = PRESETS[self.continued_by or "standard"](spacing)
+            settings = preset(spacing)
             mask, moving_mask = (None if one is None else one[item].detach().float().cpu() for one in masks)
             start, moving, fixed = (one[item].detach().float().cpu() for one in (first.ddf, pair.source, pair.target))
             finer = replace(settings, iterations=settings.iterations[1:] or settings.iterations)

@@ -41,7 +41,7 @@ def write_figures(out: Path, tasks: Sequence[RealTask], device: str | None = Non
                 for row in rows
                 if (row["task"], row["person"], row["seed"]) == (task.name, person, 0)
                 and row["row"] not in CHEAP
-                and RealRow(task.name, person, row["row"]).folder(out).is_dir()
+                and RealRow(task.name, person, row["row"]).has_run(out)
             ]
             if trained:
                 result += _figures(out, task, person, trained, device)

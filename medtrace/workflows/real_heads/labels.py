@@ -21,7 +21,6 @@ from torch import Tensor
 from medtrace import metrics
 from medtrace.data.dataset import load_dataset
 from medtrace.data.reading import read_image
-from medtrace.engines.model_folder import RECORD
 from medtrace.engines.runs import load_method
 from medtrace.evaluation.cheap_rows import cheap_rows
 from medtrace.evaluation.real.heads import TEST, Head, sides
@@ -82,7 +81,7 @@ def _trained(task: RealTask, person: str, out: Path, console: Console) -> list[s
     result = []
     for name in task.methods:
         row = RealRow(task.name, person, name)
-        if (row.folder(out) / RECORD).is_file():
+        if row.has_run(out):
             result.append(name)
         elif row.file(out).is_file() and not _file(out, row).is_file():
             console.print(f"not labeled, as its training is not in {row.folder(out)}: {row.name}", markup=False)

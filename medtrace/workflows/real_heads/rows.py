@@ -11,6 +11,7 @@ from typing import Any
 
 from medtrace.data.dataset import load_dataset
 from medtrace.data.preparation.rules import FILE, Preparation
+from medtrace.engines.model_folder import RECORD
 from medtrace.engines.runs import load_method
 from medtrace.evaluation.bench.machine import commit, measured_with
 from medtrace.evaluation.cheap_rows import CURVE, IDENTITY, RIDGE, cheap_rows
@@ -73,6 +74,10 @@ class RealRow:
     def folder(self, out: Path) -> Path:
         """Where its training lies."""
         return out / RUNS / self.run
+
+    def has_run(self, out: Path) -> bool:
+        """Whether its training is there; a stored row may have come without it."""
+        return (self.folder(out) / RECORD).is_file()
 
     def with_missing(self) -> list[RealRow]:
         """The row, and the same row scored without a source."""
