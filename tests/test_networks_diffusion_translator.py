@@ -69,6 +69,17 @@ def test_the_condition_is_binary_unless_asked():
     assert len(output.structure.unique()) > 2
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_condition_has_no_class_between_dark_and_bright(spatial_dims):
+    source, structure = square(spatial_dims)  # of the darkest and the brightest of three classes
+    built = translator(spatial_dims, shift=1.4, structure_classes=3)
+    output = built(source, structure, seeds(0, 1), steps=2)
+    two = translator(spatial_dims, shift=1.4)(source, structure, seeds(0, 1), steps=2)
+    assert torch.equal(output.structure, two.structure)
+    middle = built(source, 0.5 * structure, seeds(0, 1), steps=2)
+    assert torch.equal(middle.structure, 0.5 * two.structure)
+
+
 @pytest.mark.parametrize("mode", ["joint", "combination"])
 def test_modes_differ_in_the_image_that_is_noised(mode):
     source, structure = square()

@@ -145,7 +145,7 @@ def data_of(name="plasticine", **values):
 
 def test_domains_have_partners_of_other_subjects_and_maps_made_once(monkeypatch):
     made = []
-    monkeypatch.setattr(StructureMap, "_bright", counted(StructureMap._bright, made))
+    monkeypatch.setattr(StructureMap, "_classes", counted(StructureMap._classes, made))
     training = data_of().training()
     assert isinstance(training, RandomPartner)
     for _ in range(2):

@@ -273,6 +273,54 @@ def test_potts_leaves_out_the_noise_that_a_threshold_keeps():
     assert wrong["potts"] < 0.2 * wrong["otsu"]
 
 
+def rings(noise: float, spatial_dims: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Air, and in it four balls about one center, the inner ones darker, as (classes, image)."""
+    size = 48 if spatial_dims == 2 else 24
+    grid = torch.meshgrid(*[torch.arange(size) - size / 2 + 0.5] * spatial_dims, indexing="ij")
+    radius = torch.stack(grid).square().sum(0).sqrt()[None] / size
+    truth = torch.zeros_like(radius)
+    for within, number in ((0.45, 3), (0.33, 2), (0.2, 1)):
+        truth[radius < within] = number
+    image = torch.tensor([0.0, 0.3, 0.6, 1.0])[truth.long()]
+    return truth / 3, image + noise * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_several_classes_are_in_the_order_of_their_brightness(method, spatial_dims):
+    truth, image = rings(0.01, spatial_dims)
+    torch.testing.assert_close(structure_map(image, method, classes=4), truth)
+    torch.testing.assert_close(structure_map(1000 * image.double() - 40, method, classes=4), truth)
+
+
+def test_several_classes_of_pieces_have_no_specks():
+    truth, image = rings(0.1)
+    wrong = {method: int((structure_map(image, method, 1e-3, classes=4) != truth).sum()) for method in METHODS[:2]}
+    assert wrong["otsu"] > 100
+    assert wrong["potts"] < 0.2 * wrong["otsu"]
+
+
+def test_fewer_values_than_classes_are_classes_of_their_own():
+    image = torch.tensor([[[-2.0, -2.0, 5.0, 7.0]]])
+    torch.testing.assert_close(structure_map(image, "otsu", classes=5), torch.tensor([[[0, 0, 0.25, 0.5]]]))
+    assert structure_map(torch.full((1, 8, 9), 3.7), classes=4).abs().sum() == 0
+    clustered = torch.tensor([[[0.0, 1e-6, 2e-6, 1.0, 1.0 - 1e-6]]])
+    torch.testing.assert_close(structure_map(clustered, "otsu", classes=4), torch.tensor([[[0, 0, 0, 1 / 3, 1 / 3]]]))
+
+
+def test_several_classes_are_those_of_the_best_k_means():
+    values = torch.rand(1, 5, 8, generator=torch.Generator().manual_seed(3)).double() ** 2
+    levels = values.flatten().sort().values
+
+    def scatter(*ends):
+        return sum(float(part.var(correction=0) * len(part)) for part in levels.tensor_split(ends))
+
+    best = min((scatter(i, j), i, j) for i in range(1, 39) for j in range(i + 1, 40))
+    result = structure_map(values, "kmeans", classes=3)
+    found = [int((result < value).sum()) for value in (0.5, 1.0)]
+    assert scatter(*found) == pytest.approx(best[0])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_constant_image_has_no_brighter_class(method):
     assert structure_map(torch.full((1, 8, 9), 3.7), method).abs().sum() == 0
@@ -333,6 +381,8 @@ def test_wrong_images_are_refused(image, error, message):
         ({"method": "watershed"}, "method: expected one of 'potts', 'otsu', 'kmeans'"),
         ({"gamma": 0}, "gamma: expected a number above 0"),
         ({"directions": "knight"}, "directions: expected one of"),
+        ({"classes": 1}, "classes: expected at least 2, received 1"),
+        ({"classes": 6}, "classes: expected 2 to 5, received 6"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):

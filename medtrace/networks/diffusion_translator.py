@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
+from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
-from medtrace.checks import check_batched, check_choice, check_same_grid
+from medtrace.checks import check_batched, check_choice, check_same_grid, check_whole
 from medtrace.fields import warp
 from medtrace.networks.deformation_module import DeformationModule
 from medtrace.networks.diffusion_sampling import Intermediate, denoise, noisy_start
@@ -48,8 +49,11 @@ class DiffusionTranslator(nn.Module):
         noise_estimator: trained on the target domain with its structure maps, condition_channels=1.
         deformation: trained from the source to the target domain.
         schedule: that of the estimator's training; the paper's by default.
-        binary_structure: whether x_s∘φ, interpolated linearly, is binarized again at one half. The estimator has seen
-            only binary maps in training; the paper does not say.
+        binary_structure: whether x_s∘φ, interpolated linearly, is divided into its classes again; two at one half.
+            The estimator has seen only classes in training; the paper does not say.
+        structure_classes: number of classes K of the structure maps, the values k / (K - 1), see
+            `transforms.StructureMap`. Of several each is warped by itself, and a voxel takes the one with the largest
+            share: between dark and bright there is no voxel of a class between.
 
     Raises:
         ValueError: if the two networks do not fit each other or the structure map.
@@ -68,8 +72,10 @@ class DiffusionTranslator(nn.Module):
         deformation: DeformationModule,
         schedule: NoiseSchedule | None = None,
         binary_structure: bool = True,
+        structure_classes: int = 2,
     ) -> None:
         super().__init__()
+        check_whole("structure_classes", structure_classes, minimum=2)
         for name, own in (("spatial_dims", "spatial_dims"), ("in_channels", "target_channels")):
             expected, received = getattr(noise_estimator, name), getattr(deformation, own)
             if expected != received:
@@ -85,6 +91,7 @@ class DiffusionTranslator(nn.Module):
         self.deformation = deformation
         self.schedule = NoiseSchedule() if schedule is None else schedule
         self.binary_structure = binary_structure
+        self.structure_classes = structure_classes
 
     @torch.no_grad()
     def forward(
@@ -113,7 +120,7 @@ class DiffusionTranslator(nn.Module):
 
         Args:
             source: (B, in_channels, *spatial), in [-1, 1].
-            structure: (B, 1, *spatial) of 0 and 1, the source's structure map.
+            structure: (B, 1, *spatial) of 0 and 1, or of several classes, the source's structure map.
             generators: one CPU generator per case.
             steps: steps of the sampler; see `NoiseSchedule.levels`. 50 is one reading of the paper's "sample size".
             start: fraction of the schedule at which the source enters, in (0, 1]; 1 is the paper's. A source with
@@ -141,9 +148,7 @@ class DiffusionTranslator(nn.Module):
         field = self.deformation(source, inferer=inferer)
         estimate = in_patches(self.noise_estimator, inferer, self.noise_estimator.stride)
         warped = warp(source, field.ddf)
-        condition = warp(structure, field.ddf)
-        if self.binary_structure:
-            condition = (condition >= 0.5).to(condition.dtype)
+        condition = self._condition(structure, field.ddf)
         begun = source if mode == "joint" else warped
         if begun.shape[1] != self.noise_estimator.in_channels:
             begun = begun.mean(1, keepdim=True).expand(-1, self.noise_estimator.in_channels, *begun.shape[2:])
@@ -164,6 +169,16 @@ class DiffusionTranslator(nn.Module):
 
     if TYPE_CHECKING:
         __call__ = forward
+
+    def _condition(self, structure: Tensor, ddf: Tensor) -> Tensor:
+        """x_s∘φ, of classes alone if `binary_structure`."""
+        brightest = self.structure_classes - 1
+        if not self.binary_structure:
+            return warp(structure, ddf)
+        if brightest == 1:
+            return (warp(structure, ddf) >= 0.5).to(structure.dtype)
+        classes = one_hot((structure * brightest).round(), self.structure_classes)
+        return warp(classes, ddf).argmax(1, keepdim=True).to(structure.dtype) / brightest
 
 
 Plasticine = DiffusionTranslator

@@ -365,6 +365,7 @@ def _mapped(name: str) -> Any:
     def arguments(draw: Draw) -> Given:
         settings = {
             "method": draw(st.sampled_from(transforms.structure_map.__globals__["METHODS"])),
+            "classes": draw(st.sampled_from([2, 3, 4])),
             "gamma": draw(st.sampled_from([5e-4, 1e-2])),
             "directions": draw(st.sampled_from([None, "axes", "diagonals"])),
         }
@@ -377,7 +378,8 @@ def _mapped(name: str) -> Any:
 def _mapped_law(name: str) -> Any:
     def law(answer: Any, given: Given) -> None:
         check(answer, as_tensor(given[name]).shape, torch.float32, 0, 1)
-        assert bool(((answer == 0) | (answer == 1)).all())
+        steps = as_tensor(answer) * (given["classes"] - 1)
+        torch.testing.assert_close(steps, steps.round())
 
     return law
 
@@ -386,12 +388,12 @@ def _mapped_items(draw: Draw) -> Given:
     settings = _mapped("source")(draw)
     shape = shape_of(draw, 1)
     data = {key: image(draw, shape) for key in ("source", "target")}
-    return {"data": data, **{name: settings[name] for name in ("method", "gamma", "directions")}}
+    return {"data": data, **{name: settings[name] for name in ("method", "gamma", "directions", "classes")}}
 
 
 def _mapped_items_law(answer: Any, given: Given) -> None:
     for key in ("source", "target"):
-        _mapped_law("img")(answer[f"{key}_structure"], {"img": given["data"][key]})
+        _mapped_law("img")(answer[f"{key}_structure"], {"img": given["data"][key], "classes": given["classes"]})
 
 
 SETTINGS = ("initial", "resample", "mode", "fill", "levels", "iterations", "samples")
@@ -493,10 +495,10 @@ CASES = {
         errors=MISSING,
     ),
     "StructureMap": Case(
-        called(transforms.StructureMap, "method", "gamma", "directions"), _mapped("img"), _mapped_law("img")
+        called(transforms.StructureMap, "method", "gamma", "directions", "classes"), _mapped("img"), _mapped_law("img")
     ),
     "StructureMapd": Case(
-        called(transforms.StructureMapd, "method", "gamma", "directions", keys=PAIR),
+        called(transforms.StructureMapd, "method", "gamma", "directions", "classes", keys=PAIR),
         _mapped_items,
         _mapped_items_law,
         NAMES,

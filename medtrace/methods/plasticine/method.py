@@ -127,11 +127,12 @@ class PlasticineMethod(Method):
             ),
             schedule_of(settings),
             binary_structure=settings.binary_structure,
+            structure_classes=settings.structure.classes,
         )
         return cls(
             networks,
             mode=settings.mode,
-            structure=StructureMap(method=settings.structure.method, gamma=settings.structure.gamma),
+            structure=StructureMap(**_map_settings(settings)),
             smoothness_weight=settings.smoothness_weight,
             smoothness_reduction=settings.smoothness_reduction,
             alignment_weight=settings.alignment_weight,
@@ -152,8 +153,7 @@ class PlasticineMethod(Method):
         """Structure maps, made once per image; of images with several channels the method makes them itself."""
         if max(cls.widened(settings).in_channels, settings.out_channels) > 1:
             return None
-        how = settings.structure
-        return StructureMapd(["source", "target"], method=how.method, gamma=how.gamma, allow_missing_keys=True)
+        return StructureMapd(["source", "target"], **_map_settings(settings), allow_missing_keys=True)
 
     def set_sampling(self, values: Mapping[str, Any]) -> None:
         """Replace how images are sampled, or the mode."""
@@ -318,7 +318,9 @@ class PlasticineMethod(Method):
         source, structure, how = self._image(batch, "source"), self._structure(batch, "source"), self.sampling
         ours = self.networks
         averaged: Any = self.average.module
-        translator = DiffusionTranslator(averaged, ours.deformation, ours.schedule, ours.binary_structure)
+        translator = DiffusionTranslator(
+            averaged, ours.deformation, ours.schedule, ours.binary_structure, ours.structure_classes
+        )
 
         def draw(generators: list[torch.Generator], label: str | None, kept: Collection[int]) -> DiffusionTranslation:
             return translator(
@@ -380,7 +382,7 @@ class PlasticineMethod(Method):
         return image
 
     def _structure(self, batch: Batch, name: str) -> Tensor:
-        """The structure map of an image, (B, 1, *spatial) of 0 and 1."""
+        """The structure map of an image, (B, 1, *spatial) of 0 and 1, or of several classes."""
         if f"{name}_structure" in batch:
             structure = as_tensor(batch[f"{name}_structure"])
         else:
@@ -389,6 +391,11 @@ class PlasticineMethod(Method):
             structure = torch.stack(maps).to(image)
         check_range(f"{name}_structure", structure, 0, 1)
         return structure
+
+
+def _map_settings(settings: PlasticineSettings) -> dict[str, Any]:
+    """The arguments of `StructureMap`."""
+    return settings.structure.model_dump()
 
 
 def _prediction(image: Tensor, output: DeformationOutput | DiffusionTranslation) -> Prediction:

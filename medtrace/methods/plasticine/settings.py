@@ -19,6 +19,7 @@ from medtrace.methods.settings import (
     Preset,
     Settings,
 )
+from medtrace.transforms.structure_map import MOST_CLASSES
 
 _NARROW: Preset = {
     "deformation.channels": (16, 32, 64, 64),
@@ -51,6 +52,8 @@ class StructureSettings(Settings):
 
     method: Literal["potts", "otsu", "kmeans"] = "potts"
     gamma: Positive = 5e-4
+    classes: Annotated[int, Field(ge=2, le=MOST_CLASSES)] = 2
+    """From dark to bright; the paper's are two."""
 
 
 class PlasticineSettings(DiffusionSettings):
