@@ -1,6 +1,7 @@
 """Registering two scans: grids, units, masks, with and without a trained network, and what is refused."""
 
 import json
+import math
 import re
 from types import SimpleNamespace
 
@@ -226,6 +227,16 @@ def test_the_engine_continues_a_runs_field(slices, runs):
         (["--engine", "greedy", "--refine", 3], "takes no gradient steps"),
     ):
         assert expected in error_of(slices.source, slices.target, *options, *more, "--overwrite")
+
+
+def test_memory_counts_the_engine_that_continues_a_field(slices, runs, monkeypatch):
+    rooms: list[int] = []
+    monkeypatch.setattr("medtrace.workflows.registration.trained.check_memory", lambda _, room, *__: rooms.append(room))
+    options = {"run": runs["metaregnet"], "spacing": 3, "align": "none", "device": "cpu", "progress": False}
+    for more in ({}, {"engine": "greedy"}):
+        register(slices.source, slices.target, slices.out, overwrite=True, **options, **more)
+    shape = json.loads((slices.out / "trace.json").read_text())["metadata"]["working_shape"]
+    assert rooms[1] - rooms[0] == 200 * math.prod(shape)
 
 
 def test_the_engine_refuses_to_continue_a_translator(slices, runs, monkeypatch):

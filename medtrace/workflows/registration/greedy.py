@@ -24,7 +24,7 @@ from medtrace.trace.intensity_map import IntensityMap
 from medtrace.workflows.registration.pair import PairRegistration, mean_square
 
 MASK_ROLES = ("both", "exclude", "appearance")
-_BYTES_PER_WORKING_VOXEL = 200
+BYTES_PER_WORKING_VOXEL = 200
 """Bytes per working voxel, for the deformation and its verdict. Measured as the growth of the resident memory to its
 peak (Linux, VmHWM) of two cropped heads of one channel with masks, of 3 mm worked on at 1.5 mm (838,000 voxels): 202
 bytes, images included."""
@@ -176,7 +176,7 @@ def working_voxels(pair: ScanPair, spacing: float | None) -> int:
 
 def memory_of(pair: ScanPair, spacing: float | None, similarity: str = "auto") -> int:
     """Peak memory of a registration in bytes."""
-    per_voxel = _BYTES_FOR_MIND if similarity == "mind" else _BYTES_PER_WORKING_VOXEL
+    per_voxel = _BYTES_FOR_MIND if similarity == "mind" else BYTES_PER_WORKING_VOXEL
     return working_voxels(pair, spacing) * per_voxel + _voxels(pair) * _BYTES_PER_VOXEL
 
 

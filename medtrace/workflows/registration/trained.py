@@ -33,10 +33,11 @@ from medtrace.trace.contrast import Contrast
 from medtrace.trace.geometry import pull
 from medtrace.trace.intensity_map import IntensityMap
 from medtrace.trace.prediction import Prediction
+from medtrace.workflows.registration.greedy import BYTES_PER_WORKING_VOXEL
 from medtrace.workflows.registration.pair import PairRegistration, mean_square
 from medtrace.workflows.translate import run_preparation
 
-_BYTES_PER_WORKING_VOXEL = 1740
+_BYTES_OF_A_GRADIENT = 1740
 """Bytes that a refinement keeps for its gradient, float32, measured at 1 mm (7.1 million voxels)."""
 _BYTES_PER_VOXEL = 56
 """Images, field, inverse and their resampling on the target's own grid."""
@@ -88,7 +89,7 @@ def register_trained(
     still = result.kind == "none"
     aligned = pair if still else replace(pair, source_affine=torch.linalg.inv(result.matrix) @ pair.source_affine)
     grid = WorkingGrid(aligned, method.preparation, spacing)
-    _check_room(pair, grid, method)
+    _check_room(pair, grid, method, engine=how.continued is not None)
     working = grid.bring(maps[0].forward(pair.source), maps[1].forward(pair.target))
     output = _answer(method, working, grid.spacing)
     ddf, intensity = grid.back(output)
@@ -134,14 +135,17 @@ def _verdict(pair: ScanPair, ddf: Tensor, frame: Frame, matrix: Tensor, result: 
     return assess(working, deformation, result, None, "", contrast)
 
 
-def _check_room(pair: ScanPair, grid: WorkingGrid, method: _Method) -> None:
-    """Check the memory for a registration before it begins; a trained network's needs are not known in advance."""
+def _check_room(pair: ScanPair, grid: WorkingGrid, method: _Method, *, engine: bool) -> None:
+    """Check the memory for a registration before it begins; a trained network's needs are not known in advance.
+
+    The engine, which may continue the network's field, runs on the CPU.
+    """
     voxels = math.prod(pair.target.shape[1:])
     working = math.prod(grid.shape)
     refined = method.steps > 0
-    needed = {"cpu": voxels * _BYTES_PER_VOXEL}
+    needed = {"cpu": voxels * _BYTES_PER_VOXEL + (working * BYTES_PER_WORKING_VOXEL if engine else 0)}
     place = method.device.type
-    needed[place] = needed.get(place, 0) + working * (_BYTES_PER_WORKING_VOXEL if refined else 0)
+    needed[place] = needed.get(place, 0) + working * (_BYTES_OF_A_GRADIENT if refined else 0)
     for device, room in needed.items():
         check_memory(
             f"a registration of {'x'.join(map(str, grid.shape))} voxels, for a target of {voxels:,}",
