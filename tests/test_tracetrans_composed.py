@@ -109,6 +109,22 @@ def test_dead_zone_by_hand():
     assert dead_zone(field, 0.0, 0.0) is field
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_within_reach_of_a_long_vector_short_ones_stay(dims):
+    lengths = torch.full([11] * dims, 0.3)
+    lengths[(2,) * dims] = 3.0
+    field = torch.zeros(1, dims, *lengths.shape)
+    field[0, 1] = lengths
+    result = dead_zone(field, 1.0, 2.0, reach=3)
+    expected = torch.zeros_like(lengths)
+    expected[(slice(0, 6),) * dims] = lengths[(slice(0, 6),) * dims]
+    assert torch.equal(result[0, 1], expected)
+    assert not result[0, 0].any()
+    for reach, error in ((-1, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match="reach: expected"):
+            dead_zone(field, 1.0, 2.0, reach)
+
+
 @pytest.mark.parametrize("zone", [(0.5, 0.2), (-0.1, 0.3), (0.2, 0.2), (0.1, float("inf"))])
 def test_a_dead_zone_that_is_none_is_refused(zone):
     with pytest.raises(ValueError, match="dead_zone: expected 0 <= lower < upper"):
@@ -120,6 +136,11 @@ def test_training_and_inference_have_their_dead_zones():
     source = images(1, 16, 16)
     assert net.train()(source).ddf.any()
     assert not net.eval()(source).ddf.any()
+    velocity = net.train()(source).velocity.norm(dim=1).detach()
+    zones = {"dead_zone": (0.0, 1e-6), "inference_dead_zone": (float(velocity.median()), float(velocity.max()))}
+    kept = network(**zones, inference_reach=16).eval()(source).velocity
+    alone = network(**zones).eval()(source).velocity
+    assert (kept != 0).float().mean() > 0.99 > 0.7 > (alone != 0).float().mean()
     same = network(dead_zone=(50.0, 60.0))
     assert not same.train()(source).ddf.any()
     assert not same.eval()(source).ddf.any()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medtrace.checks import check_levels, check_network_input, check_positive, check_spatial_dims
+from medtrace.checks import check_levels, check_network_input, check_positive, check_spatial_dims, check_whole
 from medtrace.fields import exponentiate, warp
 from medtrace.networks.blocks import INSTANCE_NORM, Decoder, Encoder, pad_to_multiple
 from medtrace.networks.blocks.dead_zone import check_dead_zone, dead_zone
@@ -58,6 +58,7 @@ class ComposedTraceTrans(nn.Module):
         velocity_downsampling: how often the velocity's grid is halved relative to the image's.
         dead_zone: ends of the velocity's dead zone in voxels, while it is trained; (0, 0) is none.
         inference_dead_zone: likewise in evaluation mode; None means as in training.
+        inference_reach: voxels within which the longest velocity counts for that, see `dead_zone`.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -79,15 +80,18 @@ class ComposedTraceTrans(nn.Module):
         velocity_downsampling: int = 0,
         dead_zone: tuple[float, float] = (0.0, 0.0),
         inference_dead_zone: tuple[float, float] | None = None,
+        inference_reach: int = 0,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         check_positive("in_channels", in_channels)
         check_positive("out_channels", out_channels)
         check_levels(channels, "velocity_downsampling", velocity_downsampling)
+        check_whole("inference_reach", inference_reach, minimum=0)
         self.zones = {True: dead_zone, False: dead_zone if inference_dead_zone is None else inference_dead_zone}
         for zone in self.zones.values():
             check_dead_zone(zone)
+        self.reach = {True: 0, False: inference_reach}
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -118,7 +122,7 @@ class ComposedTraceTrans(nn.Module):
         # Instance normalization needs two voxels at the bottleneck.
         padded, crop = pad_to_multiple(source, self.stride, minimum=2 * self.stride)
         decoded, velocity = self._streams(padded) if inferer is None else inferer(padded, self._streams, self.stride)
-        velocity = dead_zone(crop(velocity), *self.zones[self.training])
+        velocity = dead_zone(crop(velocity), *self.zones[self.training], self.reach[self.training])
         change = CHANGE_RANGE * torch.tanh(crop(decoded))
         ddf = exponentiate(velocity, self.integration_steps)
         warped = warp(source, ddf)

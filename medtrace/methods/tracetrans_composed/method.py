@@ -79,6 +79,7 @@ class ComposedTraceTransMethod(Method):
             velocity_downsampling=settings.velocity_downsampling,
             dead_zone=settings.dead_zone,
             inference_dead_zone=settings.inference_dead_zone,
+            inference_reach=settings.inference_reach,
         )
         return cls(
             networks,

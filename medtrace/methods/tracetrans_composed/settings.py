@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from medtrace.methods.presets import BUDGETS, DOMAIN, OWN_ON_GPU, OWN_TRAINING, POSTOP, TINY
 from medtrace.methods.settings import (
@@ -28,8 +30,10 @@ class ComposedTraceTransSettings(MethodSettings):
     """Number of times that the velocity's grid is halved: coarser, smoother and cheaper."""
     dead_zone: tuple[NonNegative, NonNegative] = (0.15, 0.5)
     """In voxels: velocities shorter than the first are set to zero, those longer than the second are unchanged."""
-    inference_dead_zone: tuple[NonNegative, NonNegative] | None = (0.3, 0.6)
+    inference_dead_zone: tuple[NonNegative, NonNegative] | None = (0.8, 1.2)
     """Likewise for a trained network; None is as in training."""
+    inference_reach: Annotated[int, Field(ge=0)] = 4
+    """Of the trained network: a velocity counts as long as the longest within so many voxels."""
     image_weight: NonNegative = 0.5
     squared_weight: NonNegative = 2.0
     """Weight of the squared error relative to the absolute one."""
