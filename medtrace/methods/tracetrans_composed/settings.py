@@ -30,9 +30,9 @@ class ComposedTraceTransSettings(MethodSettings):
     """Number of times that the velocity's grid is halved: coarser, smoother and cheaper."""
     dead_zone: tuple[NonNegative, NonNegative] = (0.15, 0.5)
     """In voxels: velocities shorter than the first are set to zero, those longer than the second are unchanged."""
-    inference_dead_zone: tuple[NonNegative, NonNegative] | None = (0.8, 1.2)
+    inference_dead_zone: tuple[NonNegative, NonNegative] | None = (0.3, 0.6)
     """Likewise for a trained network; None is as in training."""
-    inference_reach: Annotated[int, Field(ge=0)] = 4
+    inference_reach: Annotated[int, Field(ge=0)] = 0
     """Of the trained network: a velocity counts as long as the longest within so many voxels."""
     image_weight: NonNegative = 0.5
     squared_weight: NonNegative = 2.0
