@@ -274,7 +274,7 @@ def test_potts_leaves_out_the_noise_that_a_threshold_keeps():
 
 
 def rings(noise: float, spatial_dims: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Air, and in it four balls about one center, the inner ones darker, as (classes, image)."""
+    """Air, and in it three balls about one center, the inner ones darker, as (classes, image)."""
     size = 48 if spatial_dims == 2 else 24
     grid = torch.meshgrid(*[torch.arange(size) - size / 2 + 0.5] * spatial_dims, indexing="ij")
     radius = torch.stack(grid).square().sum(0).sqrt()[None] / size

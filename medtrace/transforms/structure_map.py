@@ -86,7 +86,9 @@ class StructureMap(Transform):
         check_choice("method", method, METHODS)
         check_choice("directions", directions, (*DIRECTIONS, None))
         check_positive("gamma", gamma)
-        check_classes(classes)
+        check_whole("classes", classes, minimum=2)
+        if classes > MOST_CLASSES:
+            raise ValueError(f"classes: expected 2 to {MOST_CLASSES}, received {classes}")
         self.method, self.gamma, self.directions, self.classes = method, float(gamma), directions, classes
 
     def __call__(self, img: Any, name: str = "img") -> Tensor:
@@ -126,24 +128,11 @@ class StructureMap(Transform):
 
     def _thresholds(self, values: Array) -> Any:
         """The largest value of each class but the brightest."""
-        different = np.unique(values)
-        if len(different) <= self.classes:
-            return different[:-1]
+        if values.min() == values.max():
+            return []
         if self.classes > 2:
             return several_means(values, self.classes)
         return [threshold_otsu(values) if self.method == "otsu" else two_means(values).threshold]
-
-
-def check_classes(classes: int) -> None:
-    """Check a number of classes of a structure map.
-
-    Raises:
-        TypeError: if it is not a whole number.
-        ValueError: if it is outside 2 to 5.
-    """
-    check_whole("classes", classes, minimum=2)
-    if classes > MOST_CLASSES:
-        raise ValueError(f"classes: expected 2 to {MOST_CLASSES}, received {classes}")
 
 
 def _width(shape: tuple[int, ...]) -> float:

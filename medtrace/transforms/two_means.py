@@ -50,13 +50,16 @@ def several_means(values: Array, classes: int, bins: int = 256) -> Array:
     gives the start; Lloyd's iteration of the numbers themselves then leaves no bins.
 
     Args:
-        values: any shape, finite, of more different numbers than classes.
+        values: any shape, finite.
         classes: K, from 2.
         bins: bins between the least and the greatest number, in which multi-Otsu counts.
 
     Returns:
-        K - 1 numbers; fewer where fewer than K bins hold numbers.
+        K - 1 numbers; fewer where there are fewer than K different numbers, or fewer than K bins hold numbers.
     """
+    different: Array = np.unique(values)
+    if len(different) <= classes:
+        return different[:-1]
     counts, edges = np.histogram(values, bins)
     classes = min(classes, int((counts > 0).sum()))
     if classes == 2:
